@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// A network address as text and as what the kernel wants, and the URIs that users write:
+//   tcp://host[:port]/export    rdma://host[:port]/export    sim://host:port/export
+// IPv6 literals stand in brackets; the port defaults to RNBD's, 1234.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace ibnbd {
+
+inline constexpr std::uint16_t kDefaultPort = 1234;  // RTRS_PORT, wire.md section 0.
+
+// A numeric address: sockaddr bytes, kept opaque so that this header needs no <sys/socket.h>.
+// In the simulator `family` is 0 and `sim_host`/`port` say all.
+struct SocketAddress {
+  std::uint16_t family = 0;  // AF_INET, AF_INET6, AF_UNIX, AF_IB; 0: simulated.
+  std::uint16_t port = 0;    // Host byte order.
+  std::uint32_t sim_host = 0;
+  std::uint32_t length = 0;  // Bytes of `bytes` in use.
+  std::array<std::byte, 128> bytes{};
+
+  // "10.0.0.2:1234", "[fe80::1%eth0]:1234", "sim3:1".
+  [[nodiscard]] std::string ToString() const;
+};
+
+struct Uri {
+  std::string scheme;  // "tcp", "rdma".
+  std::string host;    // Name or literal, without brackets.
+  std::uint16_t port = kDefaultPort;
+  std::string export_name;  // Percent-decoded; empty when the URI names a server only.
+
+  [[nodiscard]] std::string ToString() const;
+};
+
+// Refuses, by name, an unknown scheme, a missing host, a port outside 0..65535, queries and
+// fragments.  `default_scheme` is used for "host:port/export"; empty means a scheme is required.
+absl::StatusOr<Uri> ParseUri(absl::string_view text, absl::string_view default_scheme = "");
+
+// Looks the host up (blocking; control plane, set-up only).  Prefers what getaddrinfo lists first.
+absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port);
+
+}  // namespace ibnbd

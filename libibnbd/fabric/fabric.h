@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// The narrow waist: all that RTRS asks of a network, and no more.  Every fabric (verbs/, tcp/,
+// sim/) and every decorator keeps these promises; fabric_conformance_test.cc holds tests of the same
+// numbers and runs them against each of them.
+//
+//  F1  A signaled request yields exactly one Completion; an unsignaled one only if it fails.  kOk for
+//      a send or write means that it has taken effect at the peer, not that it left the host.
+//  F2  On one connection requests take effect at the peer in posting order.  Nothing orders two
+//      connections, nor a send completion and the arrival of the peer's answer.
+//  F3  The first failure breaks the connection: everything else still posted on it, before or after,
+//      completes as kFlushed, signaled or not.  Posting itself cannot fail.  A broken connection
+//      reports kDisconnected exactly once, on each side.
+//  F4  A failed or flushed write reached the peer wholly, in part or not at all, and may still land
+//      until the peer too has seen kDisconnected.
+//  F5  kSend, kSendImm, kSendInvalidate and kWriteImm consume one posted receive at the peer; kWrite
+//      none.  Keeping receives posted is the caller's duty: without one the sender may be kept
+//      waiting or broken with kNoReceive.
+//  F6  A write outside a region registered for remote writing, across its end, or with a stale or
+//      foreign rkey touches no byte and breaks the connection (kRemoteAccess).  A message longer
+//      than the posted receive touches no byte beyond it and breaks the connection.
+//  F7  Nothing blocks and nothing calls back: progress is made, and seen, in Poll*() alone.  Posts
+//      may be held until the next Flush().
+//  F8  A Poller and its connections belong to one thread.  A Fabric may be used from any.  An Incoming
+//      may be handed from the thread that got it to the thread that accepts it.
+//  F9  The source of a send or write is in use until a completion that covers it: its own, or one of a
+//      later signaled request of the same connection.  A receive's buffers are in use until its
+//      completion.
+//  F10 After kDisconnected has been reported, once drained() is true nothing of this connection touches
+//      the caller's memory any more, neither sources, nor receives, nor regions that the peer wrote
+//      to through it.  Only then may it be destroyed.  Completions stop coming before that.
+//  F11 kSendInvalidate kills the rkey it names before the peer's receive completes; later writes with
+//      that rkey fail as in F6.  Only regions registered as kRemoteInvalidate can be named: naming
+//      another breaks the connection and kills nothing.
+//  F12 Receives posted before the connection is established count, and are there before the first
+//      message of the peer.  Sends may be posted once kEstablished was reported (active side) or
+//      from Accept() on (passive side); a message may arrive before the passive side's kEstablished.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/socket_address.h"
+
+namespace ibnbd {
+class Reactor;
+}
+
+namespace ibnbd::fabric {
+
+using Cookie = std::uint64_t;  // The caller's name for a request; never a pointer.
+
+struct Sge {
+  std::byte* addr = nullptr;
+  std::uint32_t length = 0;
+  std::uint32_t lkey = 0;
+};
+struct RemoteAddress {
+  std::uint64_t addr = 0;
+  std::uint32_t rkey = 0;
+};
+
+enum class Access : std::uint8_t {
+  kLocal,             // The NIC may read and write it for its owner: sources and receives.
+  kRemoteWrite,       // Also: the peer of any connection of this fabric may write with the rkey.
+  kRemoteInvalidate,  // Also: kSendInvalidate may kill the rkey.
+};
+enum class Opcode : std::uint8_t {
+  kSend, kSendImm, kSendInvalidate, kWrite, kWriteImm,  // Posted by PostSend().
+  kReceive,         // A completed receive that a kSend* consumed.
+  kReceiveWriteImm  // A completed receive that a kWriteImm consumed; byte_count is what it wrote.
+};
+enum class WcStatus : std::uint8_t {
+  kOk,
+  kFlushed,       // The connection broke earlier.
+  kPeerGone,      // The peer stopped answering or closed.
+  kNoReceive,     // F5.
+  kRemoteAccess,  // F6, F11: the peer refused the key, the range or the length.
+  kLocalFault     // Our own side refused: a bad lkey, a message longer than the receive.
+};
+
+struct SendRequest {
+  Cookie cookie = 0;
+  Opcode opcode = Opcode::kSend;
+  bool signaled = true;
+  std::uint32_t imm = 0;              // kSendImm, kWriteImm.  Host order here, big-endian on wires.
+  std::uint32_t invalidate_rkey = 0;  // kSendInvalidate.
+  RemoteAddress remote;               // kWrite, kWriteImm.  Ignored when the length is 0.
+  std::span<const Sge> sges;          // Read during PostSend() only.  May be empty.
+};
+struct ReceiveRequest {
+  Cookie cookie = 0;
+  std::span<const Sge> sges;  // Read during PostReceive() only.  May be empty.
+};
+
+struct Completion {
+  Cookie cookie = 0;
+  WcStatus status = WcStatus::kOk;
+  // The rest holds only if status == kOk; sim/ fills it with junk otherwise.
+  Opcode opcode = Opcode::kSend;
+  bool has_imm = false;
+  bool has_invalidate = false;
+  std::uint32_t imm = 0;
+  std::uint32_t invalidated_rkey = 0;
+  std::uint32_t byte_count = 0;  // Receives: bytes of the message, or written by kWriteImm.
+};
+
+struct Limits {
+  std::uint32_t sends_max = 0;        // Posted sends without a covering completion, at most.
+  std::uint32_t receives_max = 0;     // Posted receives, at most.
+  std::uint32_t sges_max = 0;         // Per send.  At least 2 are granted.
+  std::uint32_t inline_size_max = 0;  // Sources up to this size are copied by PostSend(); lkey 0 is
+                                      // then allowed and F9 ends at once.  0: never.
+};
+
+class Connection {  // A connected RC queue pair, or what behaves like one.
+ public:
+  virtual ~Connection() = default;  // Requires: drained().
+  // Exceeding limits() is a bug in the caller (CHECK), not a condition to handle.
+  virtual void PostSend(std::span<const SendRequest> requests) = 0;
+  virtual void PostReceive(std::span<const ReceiveRequest> requests) = 0;
+  virtual void Disconnect() = 0;  // Idempotent.  kDisconnected follows.
+  [[nodiscard]] virtual bool drained() const = 0;  // F10.
+  [[nodiscard]] virtual const Limits& limits() const = 0;
+  // For people: "10.0.0.1:4711" and "10.0.0.2:1234".
+  [[nodiscard]] virtual SocketAddress local_address() const = 0;
+  [[nodiscard]] virtual SocketAddress peer_address() const = 0;
+};
+
+// What the caller asks of a new connection.
+struct ConnectionOptions {
+  Limits limits;              // Asked for; Connection::limits() says what was granted (never less, or
+                              // the call fails).
+  std::uint64_t context = 0;  // Comes back in every CmEvent of this connection.
+  std::span<const ReceiveRequest> receives;  // Posted before the peer can send anything (F12).
+};
+
+class Poller;
+
+class Incoming {  // A connection request.  Destroyed unanswered, it is rejected without data.
+ public:
+  virtual ~Incoming() = default;
+  [[nodiscard]] virtual std::span<const std::byte> private_data() const = 0;
+  [[nodiscard]] virtual SocketAddress local_address() const = 0;
+  [[nodiscard]] virtual SocketAddress peer_address() const = 0;
+  // Both: once, on the thread of `owner` (Accept) or of the poller that reported it (Reject).
+  virtual absl::StatusOr<std::unique_ptr<Connection>> Accept(
+      Poller& owner, const ConnectionOptions& options, std::span<const std::byte> private_data) = 0;
+  virtual void Reject(std::span<const std::byte> private_data) = 0;
+};
+
+struct CmEvent {
+  enum class Kind : std::uint8_t {
+    kIncoming,
+    kEstablished,
+    kRejected,      // private_data says why, if the peer sent any.  The connection is dead and drained.
+    kUnreachable,   // No route, nobody listens, no answer.  The connection is dead and drained.
+    kDisconnected,  // After kEstablished (or Accept).  Wait for drained(), then destroy.
+  };
+  Kind kind = Kind::kDisconnected;
+  std::uint64_t context = 0;                // ConnectionOptions::context; the listener's for kIncoming.
+  Connection* connection = nullptr;         // All but kIncoming.
+  std::unique_ptr<Incoming> incoming;       // kIncoming.
+  std::span<const std::byte> private_data;  // kEstablished, kRejected; valid until the next PollEvents().
+                                            // May be longer than what was sent, padded with zeros.
+  int error = 0;  // kUnreachable, kDisconnected: a negative errno for people, 0 if none is known.
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;  // Stops listening.
+  [[nodiscard]] virtual SocketAddress local_address() const = 0;  // With the port that was bound.
+};
+
+class Poller {  // One per reactor: a completion queue and a CM event channel.  Lives on its thread.
+ public:
+  virtual ~Poller() = default;  // Requires: no connection and no listener left.
+  virtual std::size_t PollCompletions(std::span<Completion> out) = 0;
+  virtual std::size_t PollEvents(std::span<CmEvent> out) = 0;
+  // Hands all posts since the last call to the network (F7).  The reactor calls it once per turn.
+  virtual void Flush() = 0;
+  // The answer comes as kEstablished, kRejected or kUnreachable, within a bound of the fabric's own
+  // (tens of seconds at most); callers keep shorter ones.
+  virtual absl::StatusOr<std::unique_ptr<Connection>> StartConnect(
+      const SocketAddress& peer, const ConnectionOptions& options,
+      std::span<const std::byte> private_data) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Listener>> Listen(const SocketAddress& local,
+                                                           std::uint64_t context) = 0;
+};
+
+class Region {  // Registered memory.  Destroying it kills its keys.
+ public:
+  virtual ~Region() = default;  // Requires: no connection that could use it, or all drained.
+  [[nodiscard]] virtual std::uint32_t lkey() const = 0;
+  [[nodiscard]] virtual std::uint32_t rkey() const = 0;  // 0 for kLocal.
+  [[nodiscard]] virtual std::span<std::byte> memory() const = 0;
+};
+
+class Fabric {  // One per process and device.
+ public:
+  virtual ~Fabric() = default;  // Requires: nothing of it is left.
+  virtual absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory,
+                                                           Access access) = 0;
+  // `reactor` is where the poller will live; its IO ring may be used.  Call on its thread or before
+  // it runs.
+  virtual absl::StatusOr<std::unique_ptr<Poller>> CreatePoller(Reactor& reactor) = 0;
+  // How many bytes of private data a connect, accept or reject can carry: at least 56.
+  [[nodiscard]] virtual std::size_t private_data_size_max() const = 0;
+};
+
+}  // namespace ibnbd::fabric

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// RAII over one io_uring, owned by a reactor and used by everything that lives on it: the tcp
+// fabric's sockets, the file backends, the mailbox's eventfd, ublk.  Submissions are collected and
+// go to the kernel in one io_uring_enter per turn; completions are dispatched to the IoRingOp that was
+// submitted.
+#pragma once
+
+#include <liburing.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+
+namespace ibnbd {
+
+// One submitted operation; embedded in its owner and must outlive its (last) completion.
+class IoRingOp {
+ public:
+  virtual ~IoRingOp() = default;
+  // On the ring's thread.  `result` and `flags` are the CQE's.  Multishot operations get several; the
+  // last has no IORING_CQE_F_MORE.
+  virtual void OnCqe(int result, std::uint32_t flags) = 0;
+};
+
+class IoRing {
+ public:
+  // Uses SINGLE_ISSUER, COOP_TASKRUN/DEFER_TASKRUN and TASKRUN_FLAG where the kernel has them; falls back
+  // without.  The calling thread must be the one that will submit (or hand over with Enable()).
+  static absl::StatusOr<std::unique_ptr<IoRing>> Create(std::uint32_t entries);
+  ~IoRing();
+  IoRing(const IoRing&) = delete;
+  IoRing& operator=(const IoRing&) = delete;
+
+  // A zeroed submission entry bound to `op`; submits what is queued when the queue is full, so it
+  // never fails.  Fill it with io_uring_prep_*(), which is given the entry first; user_data is set
+  // here and must not be changed: call Prepare() *after* the prep function.  Typical use:
+  //   io_uring_sqe* sqe = ring.GetSqe();
+  //   io_uring_prep_read(sqe, ...);
+  //   ring.Prepare(sqe, op);
+  io_uring_sqe* GetSqe();
+  void Prepare(io_uring_sqe* sqe, IoRingOp& op);
+
+  // Asks the kernel to cancel `op`; its completion still comes (-ECANCELED, or what it was).
+  void Cancel(IoRingOp& op);
+
+  // Submits what is queued and runs deferred kernel work, without waiting; no system call if neither
+  // is needed.  True if a system call was made.
+  bool Submit();
+  // Dispatches completions that are there, at most `budget`; no system call.  Returns how many.
+  std::size_t Dispatch(std::size_t budget);
+  // True if Dispatch() would find something or the kernel has deferred work for us.
+  [[nodiscard]] bool HasWork() const;
+  // Submits and sleeps until a completion is there or `timeout_ns` (negative: none) has passed.
+  void SubmitAndWait(std::int64_t timeout_ns);
+
+  // Registered buffers: a sparse table of `kBufferSlots`.  Returns a slot index, or -1 if the kernel
+  // refuses (memlock, too many): the caller then uses plain addresses.
+  int RegisterBuffer(std::span<std::byte> memory);
+  void UnregisterBuffer(int slot);
+
+  [[nodiscard]] int fd() const { return ring_.ring_fd; }
+  [[nodiscard]] std::uint64_t enter_count() const { return enter_count_; }
+  [[nodiscard]] std::uint32_t inflight_count() const { return inflight_count_; }
+
+  static constexpr unsigned kBufferSlots = 1024;
+
+ private:
+  IoRing() = default;
+  io_uring ring_{};
+  bool buffers_ready_ = false;
+  std::uint64_t enter_count_ = 0;
+  std::uint32_t inflight_count_ = 0;
+  std::unique_ptr<bool[]> buffer_used_;
+};
+
+}  // namespace ibnbd
