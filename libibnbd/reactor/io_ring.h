@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // RAII over one io_uring, owned by a reactor and used by everything that lives on it: the tcp
 // fabric's sockets, the file backends, the mailbox's eventfd, ublk.  Submissions are collected and
-// go to the kernel in one io_uring_enter per turn; completions are dispatched to the IoRingOp that was
-// submitted.
+// go to the kernel in one io_uring_enter per turn; completions are dispatched to the IoRingOp that
+// was submitted.
 #pragma once
 
 #include <liburing.h>
@@ -19,16 +19,19 @@ namespace ibnbd {
 class IoRingOp {
  public:
   virtual ~IoRingOp() = default;
-  // On the ring's thread.  `result` and `flags` are the CQE's.  Multishot operations get several; the
-  // last has no IORING_CQE_F_MORE.
+  // On the ring's thread.  `result` and `flags` are the CQE's.  Multishot operations get several;
+  // the last has no IORING_CQE_F_MORE.
   virtual void OnCqe(int result, std::uint32_t flags) = 0;
 };
 
 class IoRing {
  public:
-  // Uses SINGLE_ISSUER, COOP_TASKRUN/DEFER_TASKRUN and TASKRUN_FLAG where the kernel has them; falls back
-  // without.  The calling thread must be the one that will submit (or hand over with Enable()).
-  static absl::StatusOr<std::unique_ptr<IoRing>> Create(std::uint32_t entries);
+  // Uses SINGLE_ISSUER, DEFER_TASKRUN (or COOP_TASKRUN) and TASKRUN_FLAG where the kernel has them;
+  // falls back without.  May be created and filled on one thread and used on another: the ring
+  // belongs to the thread that first submits, to it alone if `thread_bound`.  What another thread
+  // prepares later (taking things down after the owner has ended) completes with -ECANCELED.
+  static absl::StatusOr<std::unique_ptr<IoRing>> Create(std::uint32_t entries,
+                                                        bool thread_bound = true);
   ~IoRing();
   IoRing(const IoRing&) = delete;
   IoRing& operator=(const IoRing&) = delete;
@@ -45,8 +48,8 @@ class IoRing {
   // Asks the kernel to cancel `op`; its completion still comes (-ECANCELED, or what it was).
   void Cancel(IoRingOp& op);
 
-  // Submits what is queued and runs deferred kernel work, without waiting; no system call if neither
-  // is needed.  True if a system call was made.
+  // Submits what is queued and runs deferred kernel work, without waiting; no system call if
+  // neither is needed.  True if a system call was made.
   bool Submit();
   // Dispatches completions that are there, at most `budget`; no system call.  Returns how many.
   std::size_t Dispatch(std::size_t budget);
@@ -55,8 +58,8 @@ class IoRing {
   // Submits and sleeps until a completion is there or `timeout_ns` (negative: none) has passed.
   void SubmitAndWait(std::int64_t timeout_ns);
 
-  // Registered buffers: a sparse table of `kBufferSlots`.  Returns a slot index, or -1 if the kernel
-  // refuses (memlock, too many): the caller then uses plain addresses.
+  // Registered buffers: a sparse table of `kBufferSlots`.  Returns a slot index, or -1 if the
+  // kernel refuses (memlock, too many): the caller then uses plain addresses.
   int RegisterBuffer(std::span<std::byte> memory);
   void UnregisterBuffer(int slot);
 
@@ -68,7 +71,14 @@ class IoRing {
 
  private:
   IoRing() = default;
+  void Enable();
+  int Enter(unsigned wait_count, std::int64_t timeout_ns);
+  void FailQueued(int error);
+  [[nodiscard]] bool KernelHasWork() const;
+
   io_uring ring_{};
+  bool created_ = false;
+  bool enabled_ = false;  // Created disabled: SINGLE_ISSUER binds to the thread that enables it.
   bool buffers_ready_ = false;
   std::uint64_t enter_count_ = 0;
   std::uint32_t inflight_count_ = 0;

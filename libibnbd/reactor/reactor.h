@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread, one loop: sources are polled, timers fire, mail is read, posts go out in one batch, and
-// when there was nothing to do the loop spins for a short, adaptive time and then sleeps in one
+// One thread, one loop: sources are polled, timers fire, mail is read, posts go out in one batch,
+// and when there was nothing to do the loop spins for a short, adaptive time and then sleeps in one
 // io_uring_enter.  A source never blocks and never spins by itself.
 //
 // Three users, one class: a daemon's thread calls Run(); the C API's queues call RunTurn() and
@@ -35,9 +35,14 @@ class ReactorSource {
 };
 
 struct ReactorOptions {
-  bool with_ring = true;               // False in the simulator.
-  std::uint32_t ring_entries = 1024;   // Submission queue; the completion queue has four times as many.
-  std::int64_t spin_ns_max = 50'000;   // Upper bound of the adaptive spin before sleeping; 0: never spin.
+  bool with_ring = true;  // False in the simulator.
+  std::uint32_t ring_entries =
+      1024;  // Submission queue; the completion queue has four times as many.
+  std::int64_t spin_ns_max =
+      50'000;  // Upper bound of the adaptive spin before sleeping; 0: never spin.
+  // False: turns may be run by one thread now and by another later (never at once).  Costs some
+  // speed: the kernel cannot defer work for us (IoRing::Create()).
+  bool thread_bound = true;
 };
 
 class Reactor {
@@ -75,7 +80,8 @@ class Reactor {
   void Run();  // Turns and waits until Stop(); for daemons.
 
   // --- Any thread. ---
-  void Post(Task task);  // Runs it in a later turn, in posting order per poster.  Wakes the reactor.
+  void Post(
+      Task task);  // Runs it in a later turn, in posting order per poster.  Wakes the reactor.
   void Stop();
 
   struct Stats {
@@ -85,8 +91,14 @@ class Reactor {
 
  private:
   Reactor(const Clock& clock, const ReactorOptions& options);
+  class WakeOp;
+  class TimeoutOp;
   bool DrainMailbox();
   void WakeUp();
+  bool PollSources();
+  bool Spin();
+  void AdaptSpin(std::int64_t slept_ns);
+  [[nodiscard]] bool HasUserSpaceWork() const;
 
   const Clock& clock_;
   const ReactorOptions options_;
@@ -101,6 +113,11 @@ class Reactor {
   std::atomic<bool> sleeping_{false};
   std::mutex mail_mutex_;
   std::vector<Task> mail_;
+  std::vector<Task>
+      mail_batch_;  // Being run; swapped with mail_, so that both keep their capacity.
+  std::unique_ptr<WakeOp> wake_op_;
+  std::unique_ptr<TimeoutOp> timeout_op_;  // For foreign event loops only.
+  bool source_removed_ = false;
   std::int64_t spin_ns_ = 0;
   Stats stats_;
 };

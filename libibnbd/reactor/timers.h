@@ -14,7 +14,8 @@ namespace ibnbd {
 
 class Timers;
 
-// Fires its callback once per Arm().  The callback may arm, cancel or destroy any timer, its own too.
+// Fires its callback once per Arm().  The callback may arm, cancel or destroy any timer, its own
+// too.
 class Timer {
  public:
   using Callback = absl::AnyInvocable<void()>;
@@ -43,11 +44,11 @@ class Timers {
  public:
   Timers() = default;
   ~Timers();  // Requires: none armed.
-  // Fires all that are due at `now_ns`, in order; true if any was.  Timers armed by callbacks for now
-  // or earlier fire in the next call.
+  // Fires all that are due at `now_ns`, in order; true if any was.  Timers armed by callbacks for
+  // now or earlier fire in the next call.
   bool FireDue(std::int64_t now_ns);
   [[nodiscard]] std::int64_t next_deadline_ns() const;  // -1: none armed.
-  [[nodiscard]] std::size_t armed_count() const { return heap_.size(); }
+  [[nodiscard]] std::size_t armed_count() const { return heap_.size() + fresh_.size(); }
   void set_now_ns(std::int64_t now_ns) { now_ns_ = now_ns; }
 
  private:
@@ -57,9 +58,15 @@ class Timers {
   void SiftUp(std::size_t index);
   void SiftDown(std::size_t index);
   void Place(Timer* timer, std::size_t index);
+  void Push(Timer& timer);
   static bool Before(const Timer& a, const Timer& b);
 
+  // The top bit of a heap index says that it is one of fresh_.
+  static constexpr std::size_t kFreshBit = ~(~std::size_t{0} >> 1);
   std::vector<Timer*> heap_;
+  std::vector<Timer*> fresh_;  // Armed while FireDue() runs; they join the heap at its end.
+  Timer* running_ = nullptr;   // Its callback is being called; null once it is destroyed.
+  bool firing_ = false;
   std::int64_t now_ns_ = 0;
   std::uint64_t next_sequence_ = 0;
 };

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * libibnbd - volumes of an RNBD server (ibnbd-server, or the Linux kernel's), over RDMA or TCP.
+ *
+ * Conventions.
+ *  (1) Handles are opaque.  NULL is never valid unless stated; closing NULL does nothing.
+ *  (2) Calls return 0 (or a count) or a negative errno; the text is ibnbd_error_message(), valid on this
+ *      thread until its next call.
+ *  (3) If ibnbd_submit() returns 0 its callback runs exactly once, from ibnbd_queue_poll() on the same
+ *      queue, never from inside ibnbd_submit(); otherwise never.  Callbacks may submit; they must not throw,
+ *      poll, or close.
+ *  (4) Option structs start with their size: use the ..._INIT macros.  Unknown flags are refused (-EINVAL).
+ *  (5) A session has queues.  A queue, and IOs submitted on it, belong to one thread at a time.  Everything
+ *      else may be called from any thread, but not from callbacks.
+ *  (6) A session keeps one thread of its own for connecting, heartbeats and reconnecting; it sleeps
+ *      otherwise.  All signals are blocked in it.  The handle does not survive fork().
+ *  (7) Sizes and offsets are bytes.  A sector is 512 bytes.
+ */
+#ifndef IBNBD_IBNBD_H
+#define IBNBD_IBNBD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define IBNBD_VERSION_MAJOR 0
+#define IBNBD_VERSION_MINOR 1
+
+typedef struct ibnbd_session ibnbd_session; /* A pairing with one server; shared by its devices. */
+typedef struct ibnbd_queue ibnbd_queue;     /* One of a session's queues: submit and poll here. */
+typedef struct ibnbd_device ibnbd_device;   /* An open volume. */
+typedef struct ibnbd_buffer ibnbd_buffer;   /* Registered memory. */
+
+const char *ibnbd_version(void);       /* "0.1.0" */
+const char *ibnbd_error_message(void); /* Never NULL; "" after success. */
+
+/* ---- Logging.  Process-wide; call before opening sessions. ---- */
+enum ibnbd_log_level { IBNBD_LOG_ERROR = 0, IBNBD_LOG_WARN = 1, IBNBD_LOG_INFO = 2, IBNBD_LOG_DEBUG = 3 };
+typedef void (*ibnbd_log_fn)(void *opaque, int level, const char *line);
+void ibnbd_set_log(ibnbd_log_fn fn, void *opaque, int level); /* NULL: back to stderr. */
+
+/* ---- Sessions ---- */
+struct ibnbd_session_options {
+  size_t struct_size;
+  const char *name;            /* NULL: made from the host name, the pid and a counter. No '/' or '.'. */
+  uint32_t queue_count;        /* 1..64 queues, each with a connection of its own. */
+  uint32_t connect_timeout_ms; /* Of ibnbd_session_open(). */
+  uint32_t flags;              /* IBNBD_SESSION_... */
+  uint32_t heartbeat_ms;       /* 0: 5000, what the kernel uses. */
+  uint32_t io_depth_max;       /* IOs accepted per queue at once. */
+  uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
+  uint64_t reserved[4];
+};
+#define IBNBD_SESSION_RETRY 1u /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
+#define IBNBD_SESSION_OPTIONS_INIT \
+  { sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, { 0, 0, 0, 0 } }
+
+/* `uri` is tcp://host[:port] or rdma://host[:port]; an export name in it is ignored. NULL options: defaults. */
+int ibnbd_session_open(const char *uri, const struct ibnbd_session_options *options, ibnbd_session **out);
+/* Closes devices that are open, too.  Returns within `timeout_ms` plus a little in every state of the
+ * network; outstanding IOs complete (-ECANCELED) in the queues' next polls or are forgotten if there is none. */
+void ibnbd_session_close(ibnbd_session *session, uint32_t timeout_ms);
+
+struct ibnbd_session_info {
+  size_t struct_size;
+  uint32_t queue_count, queue_depth;
+  uint32_t io_size_max; /* What one message carries; larger IOs are split. */
+  uint32_t connected;   /* 0 or 1. */
+  uint64_t reconnects, connect_failures;
+  uint64_t heartbeat_rtt_ns; /* 0: none yet. */
+  char address[128];         /* "127.0.0.1:40000@127.0.0.1:1234" */
+  uint64_t reserved[4];
+};
+int ibnbd_session_info(ibnbd_session *session, struct ibnbd_session_info *out);
+/* Round trip of one control message, in ns. */
+int ibnbd_session_ping(ibnbd_session *session, uint32_t timeout_ms, uint64_t *round_trip_ns);
+
+struct ibnbd_export_info {
+  size_t struct_size;
+  char name[256];
+  uint64_t size;
+  uint32_t logical_block_size;
+  uint32_t flags; /* IBNBD_EXPORT_... */
+  uint32_t reader_count, writer_count;
+  uint64_t reserved[4];
+};
+#define IBNBD_EXPORT_READ_ONLY 1u
+#define IBNBD_EXPORT_WRITE_CACHE 2u
+/* Calls `fn` for every export, on this thread; a non-zero return of `fn` ends the list and is returned.
+ * -EOPNOTSUPP: the server is not one of ours and cannot tell. */
+typedef int (*ibnbd_export_fn)(void *opaque, const struct ibnbd_export_info *info);
+int ibnbd_session_list(ibnbd_session *session, uint32_t timeout_ms, ibnbd_export_fn fn, void *opaque);
+
+/* ---- Devices ---- */
+enum ibnbd_access { IBNBD_READ_ONLY = 0, IBNBD_READ_WRITE = 1, IBNBD_MIGRATION = 2 };
+struct ibnbd_device_options {
+  size_t struct_size;
+  uint32_t access;          /* enum ibnbd_access */
+  uint32_t open_timeout_ms;
+  int64_t fail_after_ms;    /* Loss policy: how long IOs are held when the server is lost; -1: for ever. */
+  uint64_t reserved[4];
+};
+#define IBNBD_DEVICE_OPTIONS_INIT \
+  { sizeof(struct ibnbd_device_options), IBNBD_READ_WRITE, 30000, -1, { 0, 0, 0, 0 } }
+int ibnbd_device_open(ibnbd_session *session, const char *name, const struct ibnbd_device_options *options,
+                      ibnbd_device **out);
+/* Waits for outstanding IOs (their queues must be polled) up to `timeout_ms`, then fences them off: they
+ * complete with -ECANCELED.  Returns 0, or -ETIMEDOUT if it had to. */
+int ibnbd_device_close(ibnbd_device *device, uint32_t timeout_ms);
+int ibnbd_device_set_fail_after(ibnbd_device *device, int64_t fail_after_ms);
+
+struct ibnbd_device_info {
+  size_t struct_size;
+  uint64_t size;
+  uint32_t logical_block_size, physical_block_size;
+  uint32_t io_size_max; /* Larger IOs are split. */
+  uint32_t discard_max, discard_granularity, discard_alignment; /* 0 max: not supported. */
+  uint32_t write_zeroes_max;                                    /* 0: not supported. */
+  uint32_t flags;                                               /* IBNBD_DEVICE_... */
+  uint32_t state;                                               /* enum ibnbd_device_state, now. */
+  uint64_t volume_id;                                           /* 0: the server does not say. */
+  char name[256];
+  char state_reason[256]; /* What it waits for; "" if nothing. */
+  uint64_t reserved[4];
+};
+#define IBNBD_DEVICE_READ_ONLY 1u
+#define IBNBD_DEVICE_WRITE_CACHE 2u
+#define IBNBD_DEVICE_FUA 4u
+#define IBNBD_DEVICE_SECURE_ERASE 8u
+enum ibnbd_device_state { IBNBD_STATE_OPEN = 1, IBNBD_STATE_HELD = 2, IBNBD_STATE_FAILING = 3, IBNBD_STATE_CLOSED = 4 };
+int ibnbd_device_info(ibnbd_device *device, struct ibnbd_device_info *out);
+
+/* ---- Buffers.  Page-aligned memory is best; any alignment is accepted. ---- */
+int ibnbd_buffer_alloc(ibnbd_session *session, size_t size, ibnbd_buffer **out); /* Zeroed, page aligned. */
+int ibnbd_buffer_register(ibnbd_session *session, void *memory, size_t size, ibnbd_buffer **out);
+void *ibnbd_buffer_data(const ibnbd_buffer *buffer);
+size_t ibnbd_buffer_size(const ibnbd_buffer *buffer);
+/* Requires: no IO outstanding on it.  Frees what ibnbd_buffer_alloc() allocated. */
+void ibnbd_buffer_free(ibnbd_buffer *buffer);
+
+/* ---- IO ---- */
+enum ibnbd_op {
+  IBNBD_OP_READ = 0, IBNBD_OP_WRITE = 1, IBNBD_OP_FLUSH = 2, IBNBD_OP_DISCARD = 3,
+  IBNBD_OP_SECURE_ERASE = 4, IBNBD_OP_WRITE_ZEROES = 5
+};
+#define IBNBD_IO_FUA 1u      /* Write, write-zeroes: on stable storage before it completes. */
+#define IBNBD_IO_PREFLUSH 2u /* Write: everything completed before is made stable first. */
+#define IBNBD_IO_NO_UNMAP 4u /* Write-zeroes: the blocks stay allocated. */
+
+struct ibnbd_io;
+typedef void (*ibnbd_done_fn)(struct ibnbd_io *io, int result); /* 0 or a negative errno. */
+/* The application's storage, untouched by it from submit to done.  Zero it once; fields may be reused. */
+struct ibnbd_io {
+  uint32_t op;    /* enum ibnbd_op */
+  uint32_t flags; /* IBNBD_IO_... */
+  uint64_t offset;
+  uint64_t length;      /* At most 2 GiB - 4096 for reads and writes.  0 for flush. */
+  void *data;           /* Reads and writes. */
+  ibnbd_buffer *buffer; /* The buffer `data` lies in; NULL: unregistered, the library copies. */
+  ibnbd_done_fn done;
+  void *opaque;            /* The application's. */
+  uint64_t reserved[2];    /* 0. */
+  uint64_t internal[32];   /* The library's. */
+};
+
+/* Queue `index` of the session, valid until the session is closed. */
+ibnbd_queue *ibnbd_session_queue(ibnbd_session *session, uint32_t index);
+/* -EINVAL misaligned, out of range or an unknown flag; -EPERM a write to a read-only device;
+ * -EOPNOTSUPP; -EAGAIN more than io_depth_max IOs outstanding on this queue: poll, then try again;
+ * -ENODEV the device was closed. */
+int ibnbd_submit(ibnbd_queue *queue, ibnbd_device *device, struct ibnbd_io *io);
+/* Makes progress without waiting and calls done callbacks, at most `budget` (0: no limit).  Returns how many
+ * callbacks ran.  Submitted IOs leave in batches: at the end of a poll, or by ibnbd_queue_flush(). */
+int ibnbd_queue_poll(ibnbd_queue *queue, uint32_t budget);
+int ibnbd_queue_flush(ibnbd_queue *queue);
+/* Polls; if there is nothing, waits up to `timeout_ms` (-1: no limit), spinning briefly first. */
+int ibnbd_queue_wait(ibnbd_queue *queue, int timeout_ms);
+/* For event loops: readable when a poll would find something.  Call ibnbd_queue_prepare_sleep() before each
+ * sleep; if it returns 1 there is something already: poll instead. */
+int ibnbd_queue_fd(ibnbd_queue *queue);
+int ibnbd_queue_prepare_sleep(ibnbd_queue *queue);
+
+/* ---- Synchronous IO: submits on `queue` and polls it until done; other callbacks may run meanwhile. ---- */
+int ibnbd_pread(ibnbd_queue *queue, ibnbd_device *device, void *data, size_t size, uint64_t offset);
+int ibnbd_pwrite(ibnbd_queue *queue, ibnbd_device *device, const void *data, size_t size, uint64_t offset,
+                 uint32_t flags);
+int ibnbd_flush(ibnbd_queue *queue, ibnbd_device *device);
+int ibnbd_discard(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset);
+int ibnbd_write_zeroes(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset, uint32_t flags);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* IBNBD_IBNBD_H */

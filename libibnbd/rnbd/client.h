@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// The RNBD client: devices of one server over one RTRS session.  The control plane lives on the control
+// reactor (opening, reopening after a reconnect, identity checks, loss policy); IOs are submitted to
+// a DeviceQueue on the thread of its lane.
+//
+//   C1  Every IO that Submit() accepted completes exactly once, on the queue's thread, never from inside
+//       Submit().
+//   C2  While the server is away IOs are held and re-issued in order of submission once the device has been
+//       opened again *and found to be the same volume*; how long is the device's loss policy.
+//   C3  An IO larger than what one chunk carries is split; it completes when all parts have, with the
+//       first error.  Nothing is promised about the order of parts.
+//   C4  Close() ends within its deadline in every state of the network.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/intrusive_list.h"
+#include "base/socket_address.h"
+#include "rtrs/client_session.h"
+
+namespace ibnbd::rnbd {
+
+enum class IoOp : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, kSecureErase };
+
+// One IO of the user.  The caller's storage from Submit() to OnIoDone().
+class Io : public ListHook {
+ public:
+  IoOp op = IoOp::kRead;
+  bool fua = false;       // kWrite, kWriteZeroes.
+  bool preflush = false;  // kWrite.
+  bool no_unmap = false;  // kWriteZeroes.
+  std::uint64_t offset = 0;  // Bytes; a multiple of the logical block size.
+  std::uint64_t length = 0;  // Bytes; likewise; 0 for kFlush only.
+  std::span<std::byte> data;    // kRead, kWrite: `length` bytes of registered memory.
+  std::uint32_t lkey = 0, rkey = 0;  // Of the region that covers `data`.
+
+  virtual void OnIoDone(int error) = 0;
+
+ protected:
+  ~Io() = default;
+
+ private:
+  friend class DeviceQueue;
+  std::uint64_t issued_ = 0;      // Bytes that parts have been made for.
+  std::uint32_t parts_out_ = 0;   // Parts posted and not yet answered.
+  int error_ = 0;
+};
+
+enum class AccessMode : std::uint8_t { kReadOnly = 0, kReadWrite = 1, kMigration = 2 };
+
+struct LossPolicy {
+  std::int64_t fail_after_ns = -1;  // From the loss of the path; negative: hold for ever.
+};
+
+struct DeviceInfo {
+  std::string name;
+  std::uint64_t size_bytes = 0;
+  std::uint32_t logical_block_size = 0, physical_block_size = 0;
+  std::uint32_t io_size_max = 0;  // What one message carries; larger IOs are split (C3).
+  std::uint32_t discard_bytes_max = 0, discard_granularity = 0, discard_alignment = 0;
+  std::uint32_t write_zeroes_bytes_max = 0;
+  bool secure_erase = false, write_cache = false, fua = false, read_only = false;
+  std::uint64_t volume_id = 0;  // 0: the server does not say.
+};
+
+enum class DeviceState : std::uint8_t {
+  kOpening,   // Waits for the server's first answer to OPEN.
+  kOpen,      // IOs flow.
+  kHeld,      // The path is down, or the server has not (yet) given the same volume back: IOs wait.
+  kFailing,   // The loss policy's time is over: IOs fail with -ETIMEDOUT until the device is open again.
+  kClosing,   // Waits for outstanding IOs and the answer to CLOSE.
+  kClosed
+};
+
+class Device;       // Control side.
+class DeviceQueue;  // One per lane.
+
+// One entry of what a server offers (our own servers only).
+struct ExportEntry {
+  std::string name;
+  std::uint64_t size_bytes = 0;
+  std::uint32_t logical_block_size = 0;
+  bool read_only = false, write_cache = false;
+  std::uint32_t reader_count = 0, writer_count = 0;
+};
+
+class Client final : public rtrs::ClientSessionObserver {
+ public:
+  struct Options {
+    rtrs::ClientSessionOptions session;
+    std::uint32_t io_parts_max = 256;  // Parts (permits wanted) outstanding per device queue.
+  };
+  static absl::StatusOr<std::unique_ptr<Client>> Create(const Options& options, rtrs::Port& control,
+                                                        std::span<rtrs::Port* const> lane_ports);
+  ~Client() override;  // Requires: closed.
+
+  // --- On the control thread.  Callbacks come there too, exactly once. ---
+  // Starts connecting.  `on_ready` gets OK when the session is up for the first time, or the error of
+  // the first round if `retry` is false (the client is then closed); with `retry` it keeps trying.
+  void Start(bool retry, std::function<void(absl::Status)> on_ready);
+  void OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
+                  std::function<void(absl::StatusOr<Device*>)> done);
+  // Waits for outstanding IOs at most `deadline_ns`, then resets the path to fence them off and fails
+  // them (-ECANCELED); then `done`; then `device` is gone.
+  void CloseDevice(Device* device, std::int64_t deadline_ns, std::function<void()> done);
+  void ListExports(std::function<void(absl::StatusOr<std::vector<ExportEntry>>)> done);
+  void Ping(std::function<void(absl::StatusOr<std::int64_t> round_trip_ns)> done);
+  // Closes all devices and the session; bounded by `deadline_ns`.
+  void Close(std::int64_t deadline_ns, std::function<void()> done);
+  void SetLossPolicy(Device* device, const LossPolicy& policy);
+  [[nodiscard]] rtrs::ClientSession& session();
+  [[nodiscard]] bool closed() const;
+
+  // rtrs::ClientSessionObserver
+  void OnSessionUp() override;
+  void OnSessionDown(const absl::Status& why) override;
+  void OnConnectFailed(const absl::Status& why, bool fatal) override;
+  void OnSessionClosed() override;
+
+ private:
+  class Impl;
+  explicit Client(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  // Any thread: constant after the device has been opened for the first time.
+  [[nodiscard]] virtual const DeviceInfo& info() const = 0;
+  virtual DeviceQueue& queue(std::size_t lane) = 0;
+  // Control thread.
+  [[nodiscard]] virtual DeviceState state() const = 0;
+  [[nodiscard]] virtual std::string state_reason() const = 0;  // What it waits for, for people.
+};
+
+// On the lane's thread.
+class DeviceQueue {
+ public:
+  virtual ~DeviceQueue() = default;
+  // 0: accepted, C1 holds.  Otherwise nothing happened: -EINVAL (misaligned, out of range, zero length, an
+  // unknown combination), -EROFS... see the implementation's table; -EOPNOTSUPP; -ESHUTDOWN (closing).
+  virtual int Submit(Io& io) = 0;
+  struct Stats {
+    std::uint64_t submitted = 0, completed = 0, errors = 0, held = 0, reissued = 0;
+    std::uint32_t outstanding = 0;
+  };
+  [[nodiscard]] virtual const Stats& stats() const = 0;
+
+ protected:
+  // For implementations: the fields of an Io that belong to the queue.
+  static std::uint64_t& issued(Io& io) { return io.issued_; }
+  static std::uint32_t& parts_out(Io& io) { return io.parts_out_; }
+  static int& error(Io& io) { return io.error_; }
+};
+
+}  // namespace ibnbd::rnbd
