@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+# The whole framework of the end-to-end tests.  A test sources this file, says what it requires, starts what
+# it needs, and exits 0 (passed), 77 (skipped, the reason printed) or anything else (failed).
+# shellcheck shell=bash
+set -u -o pipefail
+
+: "${IBNBD_BIN:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../build/dev/bin" && pwd)}"
+export PATH="$IBNBD_BIN:/usr/sbin:/sbin:$PATH"
+work=$(mktemp -d "${TMPDIR:-/tmp}/ibnbd-e2e.XXXXXX")
+pids=()
+cleanups=()
+
+on_exit() {
+  local rc=$? pid i
+  for ((i = ${#cleanups[@]} - 1; i >= 0; i--)); do eval "${cleanups[i]}"; done
+  for pid in ${pids[@]+"${pids[@]}"}; do kill -KILL "$pid" 2>/dev/null; done
+  wait 2>/dev/null
+  if [ "$rc" -ne 0 ] && [ "$rc" -ne 77 ]; then
+    for log in "$work"/*.log; do
+      [ -s "$log" ] && { echo "--- ${log##*/}"; tail -n 40 "$log"; }
+    done
+  fi
+  rm -rf "$work"
+  exit "$rc"
+}
+trap on_exit EXIT
+trap 'exit 1' INT TERM
+
+fail() { echo "FAIL: $*" >&2; exit 1; }
+skip() { echo "SKIP $*"; exit 77; }
+cleanup_fn() { cleanups+=("$*"); }
+requires() { # requires program...
+  local program
+  for program in "$@"; do command -v "$program" >/dev/null || skip "$program is not installed"; done
+}
+
+# expect_fail PATTERN command...: the command fails and its output matches the extended regex.
+expect_fail() {
+  local pattern=$1 out
+  shift
+  if out=$("$@" 2>&1 </dev/null); then fail "succeeded, but should not have: $*: $out"; fi
+  grep -Eq -- "$pattern" <<<"$out" || fail "$*: expected /$pattern/, got: $out"
+}
+
+# wait_for SECONDS command...: polls until the command succeeds.
+wait_for() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $deadline ] || return 1
+    sleep 0.05
+  done
+}
+
+# start NAME command...: in the background, output in $work/NAME.log, its pid in $pid.
+start() {
+  local name=$1
+  shift
+  "$@" >"$work/$name.log" 2>&1 </dev/null &
+  pid=$!
+  pids+=("$pid")
+}
+
+# start_server ARGS...: sets $server_pid, $port and $uri (tcp://127.0.0.1:PORT).
+start_server() {
+  local name="server${#pids[@]}"
+  start "$name" ibnbd-server --listen "tcp://127.0.0.1:${port_wanted:-0}" "$@"
+  server_pid=$pid server_log="$work/$name.log"
+  wait_for 20 grep -q '^listening on ' "$server_log" || fail "the server did not start: $(cat "$server_log")"
+  uri=$(sed -n 's/^listening on //p' "$server_log" | head -n 1)
+  port=${uri##*:}
+}
+
+# start_bridge ARGS...: an nbd-bridge on a unix socket; sets $bridge_pid, $socket.
+start_bridge() {
+  socket="$work/bridge${#pids[@]}.sock"
+  start "bridge${#pids[@]}" nbd-bridge --socket "$socket" "$@"
+  bridge_pid=$pid
+  wait_for 20 test -S "$socket" || fail "the bridge did not start: $(cat "$work"/bridge*.log)"
+}
+
+# nbd_uri [EXPORT]: of the bridge started last.
+nbd_uri() { echo "nbd+unix:///${1:-}?socket=$socket"; }
+
+alive() { kill -0 "$1" 2>/dev/null; }
+# stop PID: SIGTERM, and it must end by itself with exit code 0.
+stop() {
+  kill -TERM "$1" || fail "process $1 was not there to stop"
+  local rc=0
+  wait "$1" || rc=$?
+  [ "$rc" -eq 0 ] || fail "process $1 ended with code $rc after SIGTERM"
+}
