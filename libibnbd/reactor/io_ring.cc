@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reactor/io_ring.h"
 
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -52,21 +55,31 @@ absl::StatusOr<std::unique_ptr<IoRing>> IoRing::Create(std::uint32_t entries, bo
 
 IoRing::~IoRing() {
   if (created_) io_uring_queue_exit(&ring_);
+  // The owners may outlive the ring, as long as the kernel is through with their memory.
+  while (!inflight_.empty()) inflight_.PopFront();
 }
 
 void IoRing::Enable() {
-  // Fails only if it is enabled already.
-  if (!std::exchange(enabled_, true)) (void)io_uring_enable_rings(&ring_);
+  if (std::exchange(enabled_, true)) return;
+  // liburing 2.3 declares io_uring_enable_rings() but does not export it.
+  const int error = io_uring_register(static_cast<unsigned>(ring_.ring_fd),
+                                      IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+  CHECK(error >= 0);
+  owner_tid_ = ::gettid();
 }
 
 bool IoRing::KernelHasWork() const {
   return (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
-bool IoRing::HasWork() const { return io_uring_cq_ready(&ring_) != 0 || KernelHasWork(); }
+bool IoRing::HasWork() const {
+  if (abandoned_) return !inflight_.empty();
+  return io_uring_cq_ready(&ring_) != 0 || KernelHasWork();
+}
 
 // The one place that enters the kernel.  Negative errno of the kernel, or 0.
 int IoRing::Enter(unsigned wait_count, std::int64_t timeout_ns) {
+  if (abandoned_) return -EEXIST;
   Enable();
   ++enter_count_;
   int result = 0;
@@ -81,36 +94,31 @@ int IoRing::Enter(unsigned wait_count, std::int64_t timeout_ns) {
   }
   // EEXIST: a thread-bound ring on a foreign thread.  EINTR, ETIME, EAGAIN and EBUSY pass by
   // themselves: the queue is kept and goes with the next call.
-  if (result == -EEXIST) FailQueued(-ECANCELED);
+  if (result == -EEXIST) Abandon();
   CHECK(result >= 0 || result == -EEXIST || result == -EINTR || result == -ETIME ||
         result == -EAGAIN || result == -EBUSY);
   return result < 0 ? result : 0;
 }
 
-// Completes what was prepared but cannot be submitted any more.
-void IoRing::FailQueued(int error) {
-  // After liburing's flush all prepared entries stand between the kernel's head and our tail.
-  const unsigned mask = *ring_.sq.kring_mask;
-  const unsigned tail = ring_.sq.sqe_tail;
-  unsigned head = io_uring_smp_load_acquire(ring_.sq.khead);
-  std::vector<IoRingOp*> ops;
-  for (; head != tail; ++head) {
-    const io_uring_sqe& sqe = ring_.sq.sqes[head & mask];
-    if (sqe.user_data != 0) ops.push_back(reinterpret_cast<IoRingOp*>(sqe.user_data));
+// A thread-bound ring on a foreign thread.  Once the owner's thread is gone the kernel can not
+// start or continue any operation of it, so they are as good as cancelled: their memory is left
+// alone, and only their completions are missing.  A second thread while the first lives is a bug.
+void IoRing::Abandon() {
+  const pid_t process = ::getpid();
+  // A joined thread may take a moment to vanish.
+  for (int i = 0; ::syscall(SYS_tgkill, process, owner_tid_, 0) == 0; ++i) {
+    CHECK(i < 1'000'000);
+    ::sched_yield();
   }
-  // The kernel has not consumed them and, the owner being gone, never will.
-  ring_.sq.sqe_head = ring_.sq.sqe_tail = io_uring_smp_load_acquire(ring_.sq.khead);
-  io_uring_smp_store_release(ring_.sq.ktail, ring_.sq.sqe_tail);
-  for (IoRingOp* op : ops) {
-    --inflight_count_;
-    op->OnCqe(error, 0);
-  }
+  abandoned_ = true;
 }
 
 io_uring_sqe* IoRing::GetSqe() {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   while (sqe == nullptr) {
     (void)Enter(0, 0);  // Any error leaves the queue as it was, and we try again.
+    // Nobody will read these entries any more.
+    if (abandoned_) ring_.sq.sqe_tail = ring_.sq.sqe_head = *ring_.sq.khead;
     sqe = io_uring_get_sqe(&ring_);
   }
   std::memset(sqe, 0, sizeof *sqe);
@@ -120,6 +128,19 @@ io_uring_sqe* IoRing::GetSqe() {
 void IoRing::Prepare(io_uring_sqe* sqe, IoRingOp& op) {
   sqe->user_data = reinterpret_cast<std::uintptr_t>(&op);
   ++inflight_count_;
+  IoRingOp::Link& link = op.link_;
+  if (link.pending_count++ == 0) {
+    link.op = &op;
+    inflight_.PushBack(link);
+  }
+}
+
+void IoRing::CompleteOne(IoRingOp& op, int result, std::uint32_t flags) {
+  if ((flags & IORING_CQE_F_MORE) == 0) {
+    --inflight_count_;
+    if (--op.link_.pending_count == 0) op.link_.Unlink();
+  }
+  op.OnCqe(result, flags);
 }
 
 void IoRing::Cancel(IoRingOp& op) {
@@ -129,6 +150,7 @@ void IoRing::Cancel(IoRingOp& op) {
 }
 
 bool IoRing::Submit() {
+  if (abandoned_) return false;
   if (io_uring_sq_ready(&ring_) == 0 && !KernelHasWork()) return false;
   (void)Enter(0, 0);
   return true;
@@ -136,7 +158,11 @@ bool IoRing::Submit() {
 
 std::size_t IoRing::Dispatch(std::size_t budget) {
   std::size_t count = 0;
-  while (count < budget) {
+  while (abandoned_ && count < budget && !inflight_.empty()) {
+    ++count;
+    CompleteOne(*inflight_.front().op, -ECANCELED, 0);
+  }
+  while (!abandoned_ && count < budget) {
     const unsigned head = *ring_.cq.khead;
     if (head == io_uring_smp_load_acquire(ring_.cq.ktail)) break;
     const io_uring_cqe& cqe = ring_.cq.cqes[head & *ring_.cq.kring_mask];
@@ -146,9 +172,7 @@ std::size_t IoRing::Dispatch(std::size_t budget) {
     // Given back before the call: the owner may prepare, submit or destroy.
     io_uring_cq_advance(&ring_, 1);
     ++count;
-    if (op == nullptr) continue;
-    if ((flags & IORING_CQE_F_MORE) == 0) --inflight_count_;
-    op->OnCqe(result, flags);
+    if (op != nullptr) CompleteOne(*op, result, flags);
   }
   return count;
 }

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "base/intrusive_list.h"
 
 namespace ibnbd {
 
@@ -22,6 +23,14 @@ class IoRingOp {
   // On the ring's thread.  `result` and `flags` are the CQE's.  Multishot operations get several;
   // the last has no IORING_CQE_F_MORE.
   virtual void OnCqe(int result, std::uint32_t flags) = 0;
+
+ private:
+  friend class IoRing;
+  struct Link : ListHook {
+    IoRingOp* op = nullptr;
+    std::uint32_t pending_count = 0;  // Final completions that are still to come.
+  };
+  Link link_;  // On the ring's list while any is pending: found when the ring is lost.
 };
 
 class IoRing {
@@ -73,12 +82,16 @@ class IoRing {
   IoRing() = default;
   void Enable();
   int Enter(unsigned wait_count, std::int64_t timeout_ns);
-  void FailQueued(int error);
+  void Abandon();
+  void CompleteOne(IoRingOp& op, int result, std::uint32_t flags);
   [[nodiscard]] bool KernelHasWork() const;
 
   io_uring ring_{};
   bool created_ = false;
-  bool enabled_ = false;  // Created disabled: SINGLE_ISSUER binds to the thread that enables it.
+  bool enabled_ = false;    // Created disabled: SINGLE_ISSUER binds to the thread that enables it.
+  bool abandoned_ = false;  // The owner's thread has ended; nothing goes to the kernel any more.
+  int owner_tid_ = 0;
+  IntrusiveList<IoRingOp::Link> inflight_;
   bool buffers_ready_ = false;
   std::uint64_t enter_count_ = 0;
   std::uint32_t inflight_count_ = 0;

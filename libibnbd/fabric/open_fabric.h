@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the scheme of a URI to a fabric.  The only place that names implementations: whoever needs
+// another one adds it here and nowhere else.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "fabric/fabric.h"
+
+namespace ibnbd {
+
+// "tcp" or "rdma".  Any thread; the fabric may be used from any.
+absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme);
+
+}  // namespace ibnbd
