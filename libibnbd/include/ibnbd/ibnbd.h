@@ -3,15 +3,19 @@
  * libibnbd - volumes of an RNBD server (ibnbd-server, or the Linux kernel's), over RDMA or TCP.
  *
  * Conventions.
- *  (1) Handles are opaque.  NULL is never valid unless stated; closing NULL does nothing.
+ *  (1) Handles are opaque.  NULL is never valid unless stated; closing or freeing NULL does nothing.
  *  (2) Calls return 0 (or a count) or a negative errno; the text is ibnbd_error_message(), valid on this
  *      thread until its next call.
- *  (3) If ibnbd_submit() returns 0 its callback runs exactly once, from ibnbd_queue_poll() on the same
- *      queue, never from inside ibnbd_submit(); otherwise never.  Callbacks may submit; they must not throw,
- *      poll, or close.
- *  (4) Option structs start with their size: use the ..._INIT macros.  Unknown flags are refused (-EINVAL).
- *  (5) A session has queues.  A queue, and IOs submitted on it, belong to one thread at a time.  Everything
- *      else may be called from any thread, but not from callbacks.
+ *  (3) If ibnbd_submit() returns 0 its callback runs exactly once, on the thread of its queue, never from
+ *      inside ibnbd_submit(); otherwise never.  Callbacks may submit; they must not throw, poll, wait or
+ *      close (-EDEADLK where that would hang).
+ *  (4) Structs that may grow start with their size: option structs are initialised with the ..._INIT macros,
+ *      and of structs that a call fills in the caller sets struct_size = sizeof(struct ...) before.  Unknown
+ *      flags, and reserved fields that are not 0, are refused (-EINVAL).
+ *  (5) A session has queues.  A queue, and IOs submitted on it, belong to one thread at a time; the thread
+ *      that polled or submitted last owns it.  Everything else may be called from any thread, but not from
+ *      callbacks.  Calls that wait (those with a time-out, and synchronous IO) meanwhile also poll the queues
+ *      that the calling thread owns, so that programs with one thread need not care.
  *  (6) A session keeps one thread of its own for connecting, heartbeats and reconnecting; it sleeps
  *      otherwise.  All signals are blocked in it.  The handle does not survive fork().
  *  (7) Sizes and offsets are bytes.  A sector is 512 bytes.
@@ -54,15 +58,24 @@ struct ibnbd_session_options {
   uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
   uint64_t reserved[4];
 };
-#define IBNBD_SESSION_RETRY 1u /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
+/* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
+#define IBNBD_SESSION_RETRY 1u
+/* The queues are used by the thread that opens the session and by no other, ever: a little faster.  Other
+ * threads get -EPERM. */
+#define IBNBD_SESSION_ONE_THREAD 2u
 #define IBNBD_SESSION_OPTIONS_INIT \
   { sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, { 0, 0, 0, 0 } }
 
 /* `uri` is tcp://host[:port] or rdma://host[:port]; an export name in it is ignored. NULL options: defaults. */
 int ibnbd_session_open(const char *uri, const struct ibnbd_session_options *options, ibnbd_session **out);
-/* Closes devices that are open, too.  Returns within `timeout_ms` plus a little in every state of the
- * network; outstanding IOs complete (-ECANCELED) in the queues' next polls or are forgotten if there is none. */
-void ibnbd_session_close(ibnbd_session *session, uint32_t timeout_ms);
+/* Requires: no other thread uses the session, its queues, devices or buffers any more.  Waits up to
+ * `timeout_ms` for outstanding IOs; what is left then completes with -ECANCELED from inside this call.  Closes
+ * devices that are open and frees buffers that are left.  Returns within `timeout_ms` plus a little in every
+ * state of the network: 0, or -ETIMEDOUT if IOs had to be cancelled.  The handle is gone in either case. */
+int ibnbd_session_close(ibnbd_session *session, uint32_t timeout_ms);
+/* Copies the export's name out of `uri`, percent-decoded: "tcp://h:1/vol%20a" gives "vol a".  -EINVAL: not a
+ * URI of ours; -ENOENT: it names none; -ENAMETOOLONG: `size` is too small. */
+int ibnbd_uri_export(const char *uri, char *name, size_t size);
 
 struct ibnbd_session_info {
   size_t struct_size;
@@ -109,7 +122,7 @@ int ibnbd_device_open(ibnbd_session *session, const char *name, const struct ibn
                       ibnbd_device **out);
 /* Waits for outstanding IOs (their queues must be polled) up to `timeout_ms`, then fences them off: they
  * complete with -ECANCELED.  Returns 0, or -ETIMEDOUT if it had to. */
-int ibnbd_device_close(ibnbd_device *device, uint32_t timeout_ms);
+int ibnbd_device_close(ibnbd_device *device, uint32_t timeout_ms); /* -ENODEV: it was closed before. */
 int ibnbd_device_set_fail_after(ibnbd_device *device, int64_t fail_after_ms);
 
 struct ibnbd_device_info {
@@ -170,18 +183,22 @@ struct ibnbd_io {
 ibnbd_queue *ibnbd_session_queue(ibnbd_session *session, uint32_t index);
 /* -EINVAL misaligned, out of range or an unknown flag; -EPERM a write to a read-only device;
  * -EOPNOTSUPP; -EAGAIN more than io_depth_max IOs outstanding on this queue: poll, then try again;
- * -ENODEV the device was closed. */
+ * -ENODEV the device was closed; -EBUSY the IO is outstanding already. */
 int ibnbd_submit(ibnbd_queue *queue, ibnbd_device *device, struct ibnbd_io *io);
 /* Makes progress without waiting and calls done callbacks, at most `budget` (0: no limit).  Returns how many
  * callbacks ran.  Submitted IOs leave in batches: at the end of a poll, or by ibnbd_queue_flush(). */
 int ibnbd_queue_poll(ibnbd_queue *queue, uint32_t budget);
 int ibnbd_queue_flush(ibnbd_queue *queue);
-/* Polls; if there is nothing, waits up to `timeout_ms` (-1: no limit), spinning briefly first. */
+/* Polls; if no callback ran, waits up to `timeout_ms` (-1: no limit), spinning briefly first.  Returns how many
+ * callbacks ran; 0 also after a signal, or when woken for something else than an IO of the application. */
 int ibnbd_queue_wait(ibnbd_queue *queue, int timeout_ms);
 /* For event loops: readable when a poll would find something.  Call ibnbd_queue_prepare_sleep() before each
  * sleep; if it returns 1 there is something already: poll instead. */
 int ibnbd_queue_fd(ibnbd_queue *queue);
 int ibnbd_queue_prepare_sleep(ibnbd_queue *queue);
+/* Any thread: a thread that sleeps in ibnbd_queue_wait() on this queue returns, or does so the next time; the
+ * queue's fd becomes readable. */
+int ibnbd_queue_wake(ibnbd_queue *queue);
 
 /* ---- Synchronous IO: submits on `queue` and polls it until done; other callbacks may run meanwhile. ---- */
 int ibnbd_pread(ibnbd_queue *queue, ibnbd_device *device, void *data, size_t size, uint64_t offset);
