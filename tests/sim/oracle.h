@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a volume may answer: a register per sector, judged against the history of writes.
+//
+//   O1  A read returns, per sector, a value that some linear order of acknowledged and in-doubt
+//       writes allows.
+//   O2  Each IO completes exactly once (the workload counts; it reports here).
+//   O3  What a FLUSH or FUA acknowledged survives a crash of the server.
+//   O4  Permits and chunks are conserved: nothing is outstanding when all IOs have completed.
+//   O5  Guard bytes between the client's buffers are untouched.
+//   O6  After close nothing is left: no region, connection, timer or slot (destructors CHECK it).
+//   O7  Two runs of a seed give one trace hash.
+//   O8  After the storm every IO completes within a virtual deadline.
+//
+// The rule for O1 and O3.  Every write has a life [start, end]: it began when it was submitted; it
+// took effect by the time it was acknowledged, or first read.  Value v is allowed for a read that
+// began at `t` unless some write w with start >= v.end took effect by `t`, and nothing since can have
+// undone w.  What can undo w is a crash of the server before w was stable.  A read that returns v
+// orders the writes that had certainly taken effect before it: they came before v and are gone.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace ibnbd::sim {
+
+using WriteId = std::uint64_t;  // 0: the volume's first content, zeros.
+
+class SectorHistory {
+ public:
+  SectorHistory();
+
+  void OnWriteStarted(WriteId id, bool zeroes, std::int64_t now);
+  // `certain`: acknowledged; otherwise it may or may not have happened.  After `now` it cannot
+  // happen any more.
+  void OnWriteEnded(WriteId id, bool certain, bool stable, std::int64_t now);
+  // A flush that began at `started` was acknowledged at `now`.
+  void OnFlushed(std::int64_t started, std::int64_t now);
+  void OnCrash(std::int64_t now);
+
+  // Null if `id` (or some zeroes, if `is_zero`) may be what a read of [started, now] saw; else why not.
+  const char* CheckRead(WriteId id, bool is_zero, std::int64_t started, std::int64_t now);
+
+ private:
+  static constexpr std::int64_t kNever = INT64_MAX;
+  struct Write {
+    WriteId id = 0;
+    bool zeroes = false;
+    std::int64_t start = 0;
+    std::int64_t end = kNever;        // Took effect by then, if it did.
+    std::int64_t effective = kNever;  // Certainly took effect by then.
+    std::int64_t stable = kNever;     // Survives crashes from then on.
+    std::int64_t gone = kNever;       // A read showed by then that another write came after it.
+  };
+  [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started) const;
+  [[nodiscard]] bool MayBeUndone(const Write& write, std::int64_t until) const;
+  void Prune(std::int64_t oldest_started);
+
+  std::vector<Write> writes_;
+  std::vector<std::int64_t> crashes_;
+};
+
+// The finding of an oracle, in one line.
+struct Finding {
+  std::string oracle;  // "O1".
+  std::string text;
+};
+
+class VolumeOracle {
+ public:
+  VolumeOracle(std::uint32_t volume, std::uint64_t sector_count);
+
+  void OnWriteStarted(WriteId id, bool zeroes, std::uint64_t sector, std::uint64_t count,
+                      std::int64_t now);
+  void OnWriteEnded(WriteId id, bool certain, bool stable, std::uint64_t sector, std::uint64_t count,
+                    std::int64_t now);
+  void OnFlushed(std::int64_t started, std::int64_t now);
+  void OnCrash(std::int64_t now);
+  // `bytes` is what a read of `count` sectors returned.
+  void OnRead(const std::byte* bytes, std::uint64_t sector, std::uint64_t count, std::int64_t started,
+              std::int64_t now);
+  void Report(const char* oracle, std::string text) { findings_.push_back({oracle, std::move(text)}); }
+
+  [[nodiscard]] const std::vector<Finding>& findings() const { return findings_; }
+
+  // What a write puts into a sector: its id, the volume and the sector, repeated to fill it.
+  static void Fill(std::byte* bytes, std::uint32_t volume, WriteId id, std::uint64_t sector,
+                   std::uint64_t count);
+
+ private:
+  const std::uint32_t volume_;
+  std::vector<SectorHistory> sectors_;
+  std::vector<Finding> findings_;
+};
+
+}  // namespace ibnbd::sim

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The oracle itself: it must allow what a correct volume does and refuse what a broken one would.
+#include "tests/sim/oracle.h"
+
+#include <gtest/gtest.h>
+
+namespace ibnbd::sim {
+namespace {
+
+TEST(SectorHistory, AllowsTheFirstContentUntilSomethingIsWritten) {
+  SectorHistory history;
+  EXPECT_EQ(history.CheckRead(0, true, 1, 2), nullptr);
+  history.OnWriteStarted(7, false, 3);
+  EXPECT_EQ(history.CheckRead(0, true, 4, 5), nullptr);  // The write is in flight: either.
+  EXPECT_EQ(history.CheckRead(7, false, 4, 5), nullptr);
+  EXPECT_NE(history.CheckRead(0, true, 6, 7), nullptr);  // It was read: it has happened.
+}
+
+TEST(SectorHistory, RefusesAnOldWriteOnTopOfANewerOne) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnWriteStarted(2, false, 3);
+  history.OnWriteEnded(2, true, false, 4);
+  EXPECT_NE(history.CheckRead(1, false, 5, 6), nullptr);
+  EXPECT_EQ(history.CheckRead(2, false, 5, 6), nullptr);
+}
+
+TEST(SectorHistory, AllowsEitherOrderOfConcurrentWritesButNotBothInTurn) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteStarted(2, false, 2);
+  history.OnWriteEnded(1, true, false, 4);
+  history.OnWriteEnded(2, true, false, 5);
+  EXPECT_EQ(history.CheckRead(1, false, 6, 7), nullptr);
+  EXPECT_NE(history.CheckRead(2, false, 8, 9), nullptr);
+}
+
+TEST(SectorHistory, RefusesAValueNobodyWrote) {
+  SectorHistory history;
+  EXPECT_NE(history.CheckRead(9, false, 1, 2), nullptr);
+}
+
+TEST(SectorHistory, ACrashMayUndoWhatWasNotFlushed) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnCrash(3);
+  EXPECT_EQ(history.CheckRead(0, true, 4, 5), nullptr);
+}
+
+TEST(SectorHistory, ACrashMayNotUndoWhatWasFlushedOrForced) {
+  SectorHistory flushed;
+  flushed.OnWriteStarted(1, false, 1);
+  flushed.OnWriteEnded(1, true, false, 2);
+  flushed.OnFlushed(3, 4);
+  flushed.OnCrash(5);
+  EXPECT_NE(flushed.CheckRead(0, true, 6, 7), nullptr);
+  SectorHistory forced;
+  forced.OnWriteStarted(1, false, 1);
+  forced.OnWriteEnded(1, true, true, 2);
+  forced.OnCrash(5);
+  EXPECT_NE(forced.CheckRead(0, true, 6, 7), nullptr);
+}
+
+TEST(SectorHistory, AFlushThatBeganBeforeTheAcknowledgementPromisesNothing) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 4);
+  history.OnFlushed(3, 5);
+  history.OnCrash(6);
+  EXPECT_EQ(history.CheckRead(0, true, 7, 8), nullptr);
+}
+
+TEST(SectorHistory, AWriteInDoubtMayHaveHappenedButNotLaterThanItsEnd) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, false, false, 2);  // Failed: in doubt.
+  EXPECT_EQ(history.CheckRead(0, true, 3, 4), nullptr);
+  history.OnWriteStarted(2, false, 5);
+  history.OnWriteEnded(2, true, false, 6);
+  EXPECT_NE(history.CheckRead(1, false, 7, 8), nullptr);  // It landed after a newer write: forbidden.
+}
+
+TEST(VolumeOracle, SeesTornSectorsAndForeignData) {
+  VolumeOracle oracle(1, 8);
+  std::byte bytes[1024];
+  oracle.OnWriteStarted(5, false, 2, 2, 1);
+  oracle.OnWriteEnded(5, true, false, 2, 2, 2);
+  VolumeOracle::Fill(bytes, 1, 5, 2, 2);
+  oracle.OnRead(bytes, 2, 2, 3, 4);
+  EXPECT_TRUE(oracle.findings().empty());
+  bytes[100] = std::byte{1};
+  oracle.OnRead(bytes, 2, 1, 5, 6);
+  ASSERT_EQ(oracle.findings().size(), 1u);
+  VolumeOracle::Fill(bytes, 2, 5, 2, 1);
+  oracle.OnRead(bytes, 2, 1, 7, 8);
+  VolumeOracle::Fill(bytes, 1, 5, 3, 1);
+  oracle.OnRead(bytes, 2, 1, 9, 10);
+  EXPECT_EQ(oracle.findings().size(), 3u);
+}
+
+}  // namespace
+}  // namespace ibnbd::sim
