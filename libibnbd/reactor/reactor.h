@@ -58,6 +58,9 @@ class Reactor {
   // --- On the owner's thread. ---
   // True on the thread that last ran a turn, or before the first turn.
   [[nodiscard]] bool InThread() const;
+  // From now on InThread() holds on the calling thread: for one that uses what lives here before it
+  // runs a turn.  Requires: no other thread is inside.
+  void AdoptThread() { thread_.store(std::this_thread::get_id(), std::memory_order_relaxed); }
   [[nodiscard]] std::int64_t now_ns() const { return now_ns_; }  // Of this turn.
   [[nodiscard]] const Clock& clock() const { return clock_; }
   [[nodiscard]] Timers& timers() { return timers_; }
