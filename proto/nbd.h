@@ -37,9 +37,9 @@ enum class NbdOption : std::uint32_t {
   kInfo = 6,
   kGo = 7,
   kStructuredReply = 8,
-  kListMetaContext = 10,
-  kSetMetaContext = 11,
-  kExtendedHeaders = 12,
+  kListMetaContext = 9,
+  kSetMetaContext = 10,
+  kExtendedHeaders = 11,
 };
 
 enum class NbdRep : std::uint32_t {

@@ -94,7 +94,7 @@ static_assert(ErrnoTableIsSound(), "each error has one row, and its number fits 
 [[nodiscard]] constexpr std::uint32_t WireFromErrno(int error) {
   if (error == 0) return 0;
   for (const internal::ErrnoRow& row : internal::kErrnoTable) {
-    if (row.host == -error) return row.wire;
+    if (error == -row.host) return row.wire;
   }
   return kWireEio;
 }
@@ -111,7 +111,7 @@ static_assert(ErrnoTableIsSound(), "each error has one row, and its number fits 
 [[nodiscard]] constexpr std::uint32_t NbdFromErrno(int error) {
   if (error == 0) return 0;
   for (const internal::ErrnoRow& row : internal::kErrnoTable) {
-    if (row.host == -error) return row.nbd;
+    if (error == -row.host) return row.nbd;
   }
   return kNbdEio;
 }
