@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ibnbd-server/backends/file_backend.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "ibnbd-server/backends/file_queue.h"
+#include "reactor/reactor.h"
+
+namespace ibnbd {
+
+std::string FileBackend::Describe() const {
+  return absl::StrCat(volume_->is_block_device() ? "device " : "file ", volume_->path(),
+                      volume_->direct() ? ", O_DIRECT" : ", buffered",
+                      volume_->geometry().read_only ? ", read-only" : "");
+}
+
+absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> FileBackend::CreateQueue(Reactor& reactor,
+                                                                             std::uint32_t) {
+  if (reactor.ring() == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("attach ", volume_->path(), ": this reactor has no IO ring"));
+  }
+  return std::make_unique<FileQueue>(*volume_, reactor);
+}
+
+absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenFileBackend(const std::string& path,
+                                                               const VolumeOptions& options) {
+  const auto opener = [&path](int flags) {
+    const int fd = open(path.c_str(), flags);
+    return fd >= 0 ? fd : -errno;
+  };
+  absl::StatusOr<std::unique_ptr<Volume>> volume = Volume::Open(path, opener, options);
+  if (!volume.ok()) return volume.status();
+  return std::make_unique<FileBackend>(*std::move(volume));
+}
+
+}  // namespace ibnbd

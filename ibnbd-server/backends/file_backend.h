@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backend that stands on a regular file or a block device.  Opened on a control thread; its
+// queues (file_queue.h) run on the reactors' rings.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "ibnbd-server/backends/volume.h"
+#include "rnbd/block_backend.h"
+
+namespace ibnbd {
+
+class FileBackend final : public rnbd::Backend {
+ public:
+  explicit FileBackend(std::unique_ptr<Volume> volume) : volume_(std::move(volume)) {}
+
+  [[nodiscard]] const rnbd::Geometry& geometry() const override { return volume_->geometry(); }
+  [[nodiscard]] std::string Describe() const override;
+  absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> CreateQueue(
+      Reactor& reactor, std::uint32_t io_count_max) override;
+  [[nodiscard]] const Volume& volume() const { return *volume_; }
+
+ private:
+  const std::unique_ptr<Volume> volume_;
+};
+
+// Errors begin with "attach PATH: ".
+absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenFileBackend(const std::string& path,
+                                                               const VolumeOptions& options);
+
+}  // namespace ibnbd

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// One reactor's way to a Volume: every BackendIo becomes one or several io_uring operations, whose
+// state lives in BackendIo::scratch.  Nothing is allocated, and nothing is waited for.  On the
+// reactor's thread.
+#pragma once
+
+#include <cstdint>
+
+#include "ibnbd-server/backends/volume.h"
+#include "reactor/io_ring.h"
+#include "rnbd/block_backend.h"
+
+namespace ibnbd {
+
+class Reactor;
+
+class FileQueue final : public rnbd::BackendQueue {
+ public:
+  FileQueue(Volume& volume, Reactor& reactor);
+  ~FileQueue() override;
+  void Submit(rnbd::BackendIo& io) override;
+
+ private:
+  // What the IO is waiting for.
+  enum class Step : std::uint8_t {
+    kPreflush,   // The fdatasync before a write.
+    kTransfer,   // Its own work, piece by piece.
+    kPostflush,  // The fdatasync that makes a discard or zeroes with `fua` stable.
+  };
+  class Op;
+
+  void Start(Op& op);
+  void StartTransfer(Op& op, io_uring_sqe* sqe);
+  void StartRange(Op& op, io_uring_sqe* sqe);
+  void OnResult(Op& op, int result);
+  void OnTransferred(Op& op, std::uint32_t byte_count);
+  bool TryNextMethod(Op& op, int error);
+  void EndStep(Op& op);
+  void Finish(Op& op, int error);
+  [[nodiscard]] bool Intact(const rnbd::BackendIo& io);
+
+  Volume& volume_;
+  Reactor& reactor_;
+  IoRing& ring_;
+  const bool check_size_;
+  std::int64_t size_checked_ns_ = 0;
+  std::uint32_t outstanding_count_ = 0;
+};
+
+}  // namespace ibnbd

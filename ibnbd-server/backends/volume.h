@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// A regular file or a block device, opened, locked and examined: all that is learned before the
+// first IO.  Made on a control thread (it may block), then read by the queues of all reactors; what
+// changes later is atomic.
+//
+// The lock (flock) is the fence between servers: an IO that a killed predecessor left in the kernel
+// keeps its open file, and with it the lock, until it has landed.  So opening waits for the lock
+// rather than fails at once.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/unique_fd.h"
+#include "rnbd/block_backend.h"
+
+namespace ibnbd {
+
+struct VolumeOptions {
+  bool read_only = false;
+  // Serve it read-only if it may not be written, instead of failing.
+  bool read_only_if_refused = false;
+  bool buffered = false;
+  std::uint32_t block_size = 0;  // 0: the smallest the volume can do.
+  std::int64_t lock_wait_ns = 5 * kNsPerSecond;
+};
+
+// How a range is given back or zeroed; tried in the order of the lists in volume.cc, from the best
+// to the plainest.  What the kernel refuses as unsupported is not tried again.
+enum class RangeMethod : std::uint8_t {
+  kNone,          // End of a list: not supported.
+  kPunchHole,     // FALLOC_FL_PUNCH_HOLE: reads zeros afterwards.
+  kZeroRange,     // FALLOC_FL_ZERO_RANGE: reads zeros, stays allocated.
+  kWriteZeroes,   // Plain writes of zeros.
+  kBlockDiscard,  // FALLOC_FL_NO_HIDE_STALE on a block device, kernels before 6.13.
+  kUringDiscard,  // BLOCK_URING_CMD_DISCARD, kernels from 6.12.
+};
+enum class RangeUse : std::uint8_t { kDiscard, kZeroAndUnmap, kZeroAndKeep };
+
+class Volume {
+ public:
+  // Opens with the given flags; a descriptor or a negative errno.
+  using Opener = absl::FunctionRef<int(int flags)>;
+  // Errors begin with "attach PATH: ".
+  static absl::StatusOr<std::unique_ptr<Volume>> Open(const std::string& path, Opener opener,
+                                                      const VolumeOptions& options);
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const rnbd::Geometry& geometry() const { return geometry_; }
+  [[nodiscard]] bool direct() const { return direct_; }
+  [[nodiscard]] bool is_block_device() const { return is_block_device_; }
+  [[nodiscard]] std::uint64_t device() const { return device_; }  // st_dev, or st_rdev of a device.
+  [[nodiscard]] std::uint64_t inode() const { return inode_; }    // 0 for a device.
+
+  // --- Any thread, from here on. ---
+  // How much of the file is still what was opened.  Somebody may shrink the file; what was cut off
+  // stays lost even if it grows again: it would read as zeros that nobody wrote.
+  [[nodiscard]] std::uint64_t intact_bytes() const {
+    return intact_bytes_.load(std::memory_order_relaxed);
+  }
+  // Looks at the file's size again (one fstat) and lowers intact_bytes().
+  void CheckSize();
+
+  [[nodiscard]] RangeMethod Method(RangeUse use) const;
+  // The kernel does not support `method` here: the next one of the list from now on.
+  void GiveUp(RangeUse use, RangeMethod method);
+  // Never written, so that it costs no memory: the source of kWriteZeroes.
+  [[nodiscard]] std::span<std::byte> zeroes() const { return zeroes_.bytes(); }
+
+ private:
+  Volume(std::string path, const VolumeOptions& options)
+      : path_(std::move(path)), options_(options) {}
+  absl::Status OpenAndLock(Opener opener);
+  absl::Status CheckType(Opener opener);
+  int OpenWaiting(Opener opener, std::int64_t deadline_ns);
+  absl::Status Lock(std::int64_t deadline_ns);
+  absl::Status Examine();
+  absl::Status ExamineFile();
+  absl::Status ExamineDevice();
+  std::uint32_t DirectAlignment();
+  void UseBuffered(const std::string& why);
+  absl::Status FitBlockSize(std::uint32_t block_size_min);
+  void ProbeRanges();
+
+  const std::string path_;
+  const VolumeOptions options_;
+  UniqueFd fd_;
+  rnbd::Geometry geometry_;
+  bool direct_ = true;
+  bool is_block_device_ = false;
+  std::uint64_t device_ = 0;
+  std::uint64_t inode_ = 0;
+  Arena zeroes_;
+  std::atomic<std::uint64_t> intact_bytes_{0};
+  std::array<std::atomic<std::uint8_t>, 3> method_index_{};  // By RangeUse.
+};
+
+}  // namespace ibnbd

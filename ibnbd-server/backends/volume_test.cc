@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a volume says when it is attached, and when it refuses.
+#include "ibnbd-server/backends/volume.h"
+
+#include <gmock/gmock.h>
+#include <sys/file.h>
+
+#include <thread>
+
+#include "ibnbd-server/backends/file_backend.h"
+#include "ibnbd-server/testing/backend_fixture.h"
+
+namespace ibnbd {
+namespace {
+
+using testing::EndsWith;
+using testing::HasSubstr;
+
+class VolumeTest : public testing::Test {
+ protected:
+  static absl::StatusOr<std::unique_ptr<rnbd::Backend>> Open(const std::string& path,
+                                                             VolumeOptions options = {}) {
+    options.lock_wait_ns = 0;
+    return OpenFileBackend(path, options);
+  }
+  static std::string ErrorOf(const std::string& path, VolumeOptions options = {}) {
+    const auto backend = Open(path, options);
+    return backend.ok() ? "" : std::string(backend.status().message());
+  }
+  TempDir dir_;
+};
+
+TEST_F(VolumeTest, RefusesAMissingFile) {
+  EXPECT_EQ(ErrorOf(dir_ / "none"),
+            "attach " + (dir_ / "none") + ": open: No such file or directory");
+}
+
+TEST_F(VolumeTest, RefusesADirectory) {
+  EXPECT_EQ(ErrorOf(dir_.path()), "attach " + dir_.path() + ": is a directory");
+}
+
+TEST_F(VolumeTest, RefusesAFifoWithoutWaitingForAWriter) {
+  const std::string path = dir_ / "fifo";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_THAT(ErrorOf(path), EndsWith("is neither a regular file nor a block device"));
+}
+
+TEST_F(VolumeTest, RefusesAnEmptyFile) {
+  EXPECT_THAT(ErrorOf(dir_.MakeFile("e", 0)), EndsWith(": is empty"));
+}
+
+TEST_F(VolumeTest, RefusesAFileThatIsNotAWholeNumberOfSectors) {
+  EXPECT_THAT(ErrorOf(dir_.MakeFile("odd", 1000)),
+              EndsWith("its size, 1000 bytes, is not a whole number of sectors"));
+}
+
+TEST_F(VolumeTest, RefusesAFileThatIsNotAWholeNumberOfTheBlocksAskedFor) {
+  VolumeOptions options;
+  options.block_size = 4096;
+  EXPECT_THAT(ErrorOf(dir_.MakeFile("odd", 4096 + 512), options),
+              EndsWith("its size, 4608 bytes, is not a whole number of 4096-byte blocks"));
+}
+
+TEST_F(VolumeTest, RefusesAFileThatMayNotBeWritten) {
+  const std::string path = dir_.MakeFile("a", 4096);
+  if (geteuid() == 0) {
+    // Root may write anything; what nobody may write is a program that runs.
+    EXPECT_THAT(ErrorOf("/proc/self/exe"), HasSubstr("open for writing: "));
+    return;
+  }
+  ASSERT_EQ(chmod(path.c_str(), 0400), 0);
+  EXPECT_THAT(ErrorOf(path), EndsWith("open for writing: Permission denied"));
+}
+
+TEST_F(VolumeTest, RefusesASecondWriter) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  const auto first = Open(path);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(ErrorOf(path), "attach " + path + ": in use by another server (flock)");
+  VolumeOptions read_only;
+  read_only.read_only = true;
+  EXPECT_THAT(ErrorOf(path, read_only), EndsWith("in use by another server (flock)"));
+}
+
+TEST_F(VolumeTest, AllowsSeveralReaders) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  VolumeOptions read_only;
+  read_only.read_only = true;
+  const auto first = Open(path, read_only);
+  const auto second = Open(path, read_only);
+  EXPECT_TRUE(first.ok() && second.ok());
+  EXPECT_TRUE((*first)->geometry().read_only);
+  EXPECT_EQ((*first)->geometry().discard_bytes_max, 0u);
+  EXPECT_EQ((*first)->geometry().write_zeroes_bytes_max, 0u);
+  EXPECT_THAT(ErrorOf(path), EndsWith("in use by another server (flock)"));
+}
+
+TEST_F(VolumeTest, WaitsForAServerThatIsGoingAway) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  UniqueFd holder(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
+  // Lets go once it sees that we wait: the file is open twice then.
+  std::thread release([&] {
+    while (flock(holder.get(), LOCK_UN) != 0) {
+    }
+  });
+  VolumeOptions options;
+  options.lock_wait_ns = 30 * kNsPerSecond;
+  const auto backend = OpenFileBackend(path, options);
+  release.join();
+  EXPECT_TRUE(backend.ok()) << backend.status();
+}
+
+TEST_F(VolumeTest, TheIdIsStableAndDiffersBetweenFiles) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  const std::uint64_t id = (*Open(path))->geometry().volume_id;
+  EXPECT_NE(id, 0u);
+  EXPECT_EQ((*Open(path))->geometry().volume_id, id);
+  EXPECT_NE((*Open(dir_.MakeFile("b.img", 4096)))->geometry().volume_id, id);
+  // Another file under the same name is another volume.
+  ASSERT_EQ(rename((dir_ / "b.img").c_str(), path.c_str()), 0);
+  EXPECT_NE((*Open(path))->geometry().volume_id, id);
+}
+
+TEST_F(VolumeTest, ProbingChangesNeitherSizeNorBlocks) {
+  const std::string path = dir_.MakeFile("a.img", (1 << 20) + 512);
+  struct stat before {
+  }, after{};
+  ASSERT_EQ(stat(path.c_str(), &before), 0);
+  ASSERT_TRUE(Open(path).ok());
+  ASSERT_EQ(stat(path.c_str(), &after), 0);
+  EXPECT_EQ(before.st_size, after.st_size);
+  EXPECT_EQ(before.st_blocks, after.st_blocks);
+}
+
+TEST_F(VolumeTest, ABlockSizeAskedForIsTheGeometrys) {
+  VolumeOptions options;
+  options.block_size = 4096;
+  const auto backend = Open(dir_.MakeFile("a.img", 8192), options);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_EQ((*backend)->geometry().logical_block_size, 4096u);
+  EXPECT_GE((*backend)->geometry().physical_block_size, 4096u);
+}
+
+TEST_F(VolumeTest, ASparseFileOfManyTebibytesHasItsSize) {
+  const auto backend = Open(dir_.MakeFile("big.img", std::int64_t{5} << 40));
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_EQ((*backend)->geometry().size_bytes, std::uint64_t{5} << 40);
+}
+
+}  // namespace
+}  // namespace ibnbd
