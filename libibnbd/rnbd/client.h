@@ -43,7 +43,7 @@ class Io : public ListHook {
   virtual void OnIoDone(int error) = 0;
 
  protected:
-  ~Io() = default;
+  virtual ~Io() = default;
 
  private:
   friend class DeviceQueue;
