@@ -87,7 +87,7 @@ struct ibnbd_session_info {
   char address[128];         /* "127.0.0.1:40000@127.0.0.1:1234" */
   uint64_t reserved[4];
 };
-int ibnbd_session_info(ibnbd_session *session, struct ibnbd_session_info *out);
+int ibnbd_session_get_info(ibnbd_session *session, struct ibnbd_session_info *out);
 /* Round trip of one control message, in ns. */
 int ibnbd_session_ping(ibnbd_session *session, uint32_t timeout_ms, uint64_t *round_trip_ns);
 
@@ -144,7 +144,7 @@ struct ibnbd_device_info {
 #define IBNBD_DEVICE_FUA 4u
 #define IBNBD_DEVICE_SECURE_ERASE 8u
 enum ibnbd_device_state { IBNBD_STATE_OPEN = 1, IBNBD_STATE_HELD = 2, IBNBD_STATE_FAILING = 3, IBNBD_STATE_CLOSED = 4 };
-int ibnbd_device_info(ibnbd_device *device, struct ibnbd_device_info *out);
+int ibnbd_device_get_info(ibnbd_device *device, struct ibnbd_device_info *out);
 
 /* ---- Buffers.  Page-aligned memory is best; any alignment is accepted. ---- */
 int ibnbd_buffer_alloc(ibnbd_session *session, size_t size, ibnbd_buffer **out); /* Zeroed, page aligned. */

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Registered memory.  A region belongs to the fabric of its session, which every queue and device
+// of the session shares: memory is registered once.  Any thread.
+#include <algorithm>
+#include <cerrno>
+
+#include "base/status_macros.h"
+#include "capi/control.h"
+#include "capi/error.h"
+#include "capi/handles.h"
+
+using ibnbd::capi::CheckSession;
+using ibnbd::capi::Fail;
+using ibnbd::capi::Succeed;
+
+namespace {
+
+int Register(const char* call, ibnbd_session& session, std::unique_ptr<ibnbd_buffer> buffer,
+             std::span<std::byte> memory, ibnbd_buffer** out) {
+  auto region = session.fabric->Register(memory, ibnbd::fabric::Access::kRemoteWrite);
+  if (!region.ok()) return Fail(call, region.status());
+  buffer->session = &session;
+  buffer->region = *std::move(region);
+  buffer->memory = memory.data();
+  buffer->size = memory.size();
+  buffer->lkey = buffer->region->lkey();
+  buffer->rkey = buffer->region->rkey();
+  *out = buffer.get();
+  ibnbd::capi::RememberHandle(buffer.get());
+  const std::lock_guard<std::mutex> lock(session.mutex);
+  session.buffers.push_back(std::move(buffer));
+  return Succeed();
+}
+
+}  // namespace
+
+int ibnbd_buffer_alloc(ibnbd_session* session, size_t size, ibnbd_buffer** out) {
+  constexpr char kCall[] = "ibnbd_buffer_alloc";
+  if (out == nullptr) return Fail(-EINVAL, "%s: the place for the buffer is NULL", kCall);
+  *out = nullptr;
+  if (const int error = CheckSession(kCall, session)) return error;
+  if (size == 0) return Fail(-EINVAL, "%s: the size is 0", kCall);
+  auto arena = ibnbd::Arena::Create(size);
+  if (!arena.ok()) return Fail(kCall, arena.status());
+  auto buffer = std::make_unique<ibnbd_buffer>();
+  buffer->arena = *std::move(arena);
+  const std::span<std::byte> memory = buffer->arena.bytes().first(size);
+  return Register(kCall, *session, std::move(buffer), memory, out);
+}
+
+int ibnbd_buffer_register(ibnbd_session* session, void* memory, size_t size, ibnbd_buffer** out) {
+  constexpr char kCall[] = "ibnbd_buffer_register";
+  if (out == nullptr) return Fail(-EINVAL, "%s: the place for the buffer is NULL", kCall);
+  *out = nullptr;
+  if (const int error = CheckSession(kCall, session)) return error;
+  if (memory == nullptr) return Fail(-EINVAL, "%s: the memory is NULL", kCall);
+  if (size == 0) return Fail(-EINVAL, "%s: the size is 0", kCall);
+  if (reinterpret_cast<std::uintptr_t>(memory) + size < size) {
+    return Fail(-EINVAL, "%s: %zu bytes from %p on end behind the address space", kCall, size,
+                memory);
+  }
+  return Register(kCall, *session, std::make_unique<ibnbd_buffer>(),
+                  {static_cast<std::byte*>(memory), size}, out);
+}
+
+void* ibnbd_buffer_data(const ibnbd_buffer* buffer) {
+  return buffer == nullptr ? nullptr : buffer->memory;
+}
+
+size_t ibnbd_buffer_size(const ibnbd_buffer* buffer) {
+  return buffer == nullptr ? 0 : buffer->size;
+}
+
+void ibnbd_buffer_free(ibnbd_buffer* buffer) {
+  Succeed();
+  if (buffer == nullptr) return;
+  if (!ibnbd::capi::ForgetHandle(buffer)) {
+    Fail(-EINVAL, "ibnbd_buffer_free: this is not a buffer of an open session");
+    return;
+  }
+  ibnbd_session& session = *buffer->session;
+  std::unique_ptr<ibnbd_buffer> freed;
+  const std::lock_guard<std::mutex> lock(session.mutex);
+  const auto found = std::find_if(session.buffers.begin(), session.buffers.end(),
+                                  [buffer](const auto& entry) { return entry.get() == buffer; });
+  freed = std::move(*found);
+  *found = std::move(session.buffers.back());
+  session.buffers.pop_back();
+}
