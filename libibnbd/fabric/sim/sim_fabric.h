@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fabric of one simulated host: registered memory with its keys.  Deliberately not kinder than
+// hardware: every key, bound and right is checked, and memory is read when a message lands, not
+// when it is posted.  Private to fabric/sim; tests take it from Host::fabric().
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "fabric/fabric.h"
+
+namespace ibnbd::sim {
+
+class Host;
+class Network;
+class SimFabric;
+
+std::uint64_t ChecksumSges(std::span<const fabric::Sge> sges);
+std::vector<std::byte> GatherSges(std::span<const fabric::Sge> sges);
+
+class SimRegion final : public fabric::Region {
+ public:
+  SimRegion(SimFabric& fabric, std::span<std::byte> memory, fabric::Access access,
+            std::uint32_t lkey, std::uint32_t rkey);
+  ~SimRegion() override;
+  [[nodiscard]] std::uint32_t lkey() const override { return lkey_; }
+  [[nodiscard]] std::uint32_t rkey() const override { return rkey_; }
+  [[nodiscard]] std::span<std::byte> memory() const override { return memory_; }
+  [[nodiscard]] fabric::Access access() const { return access_; }
+
+ private:
+  SimFabric& fabric_;
+  const std::span<std::byte> memory_;
+  const fabric::Access access_;
+  const std::uint32_t lkey_;
+  const std::uint32_t rkey_;
+};
+
+class SimFabric final : public fabric::Fabric {
+ public:
+  SimFabric(Network& network, Host& host);
+  ~SimFabric() override;
+
+  absl::StatusOr<std::unique_ptr<fabric::Region>> Register(std::span<std::byte> memory,
+                                                           fabric::Access access) override;
+  absl::StatusOr<std::unique_ptr<fabric::Poller>> CreatePoller(Reactor& reactor) override;
+  [[nodiscard]] std::size_t private_data_size_max() const override;
+
+  [[nodiscard]] Network& network() { return network_; }
+  [[nodiscard]] Host& host() { return host_; }
+  [[nodiscard]] bool dead() const { return dead_; }
+  void Die() { dead_ = true; }  // The host crashed: what is left of this fabric are ghosts.
+
+  // True if the scatter/gather element lies within the region that its lkey names.
+  [[nodiscard]] bool CheckLocal(const fabric::Sge& sge) const;
+  // The place that the key and the address name, if the peer may write `length` bytes there.  Where
+  // in the region: `offset`.
+  [[nodiscard]] std::byte* CheckRemote(const fabric::RemoteAddress& remote, std::uint32_t length,
+                                       std::uint64_t& offset) const;
+  [[nodiscard]] bool CanInvalidate(std::uint32_t rkey) const;  // F11.
+  void Invalidate(std::uint32_t rkey);
+
+  void AddRegion(SimRegion& region);
+  void RemoveRegion(SimRegion& region);
+  void AddPoller() { ++poller_count_; }
+  void RemovePoller() { --poller_count_; }
+
+ private:
+  Network& network_;
+  Host& host_;
+  bool dead_ = false;
+  int poller_count_ = 0;
+  std::map<std::uint32_t, SimRegion*> by_lkey_;
+  std::map<std::uint32_t, SimRegion*> by_rkey_;  // Without the killed ones.
+};
+
+}  // namespace ibnbd::sim

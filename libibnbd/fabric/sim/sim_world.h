@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// A deterministic world: one virtual clock, one source of randomness, one event queue and hosts,
+// each with a fabric and reactors.  Tests and ibnbd-sim build one, put the real engine on its hosts
+// and let virtual time pass.  One thread.  Equal seeds give equal worlds, to the nanosecond:
+// nothing here depends on an address, a hash map's order or the machine's clock, and trace_hash()
+// proves it.
+//
+// How time passes: the next event (or timer) is taken and the clock jumps to it; then the reactors
+// take turns, in an order that the seed draws, until none has anything left to do.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/strings/string_view.h"
+#include "base/clock.h"
+#include "base/prng.h"
+#include "base/socket_address.h"
+#include "fabric/fabric.h"
+#include "fabric/sim/fault_plan.h"
+#include "reactor/reactor.h"
+
+namespace ibnbd::sim {
+
+class Network;
+class SimFabric;
+class World;
+
+// A machine.  Crashing ends its incarnation: its fabric, reactors and everything built on them are
+// ghosts, kept only so that their owner can dismantle them; a restart begins with a new fabric.
+class Host {
+ public:
+  Host(World& world, std::uint32_t index, std::string name);
+  ~Host();
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] std::uint32_t index() const { return index_; }
+  [[nodiscard]] bool crashed() const { return crashed_; }
+  [[nodiscard]] std::uint32_t incarnation() const { return incarnation_; }
+  [[nodiscard]] SocketAddress Address(std::uint16_t port) const;
+  [[nodiscard]] fabric::Fabric& fabric();  // Of this incarnation.
+  Reactor& AddReactor();                   // Lives until the world ends.
+
+ private:
+  friend class World;
+  friend class Network;
+  struct Seat {  // A reactor and what the world knows about it.
+    std::unique_ptr<Reactor> reactor;
+    std::int64_t stalled_until_ns = 0;
+    bool frozen = false;  // Of a crashed incarnation: takes no turns.
+  };
+  World& world_;
+  const std::uint32_t index_;
+  const std::string name_;
+  bool crashed_ = false;
+  std::uint32_t incarnation_ = 0;
+  std::vector<std::unique_ptr<SimFabric>> fabrics_;  // The last one is alive, unless crashed.
+  std::deque<Seat> seats_;                           // A turn may add one.
+};
+
+// What the faults really did; tests ask it whether the fault they are about has happened.
+struct FaultCounts {
+  std::uint64_t connects_refused = 0, connects_rejected = 0, connects_silent = 0, accepts_lost = 0;
+  std::uint64_t cuts = 0, one_sided_breaks = 0, partitions = 0, clogs = 0, stalls = 0;
+  std::uint64_t landed = 0, landed_late = 0, landed_partly = 0, landed_after_break = 0;
+  std::uint64_t dropped = 0, receives_missing = 0, slow_completions = 0;
+};
+
+class World {
+ public:
+  using Task = absl::AnyInvocable<void()>;
+
+  World(std::uint64_t seed, const FaultPlan& plan);
+  ~World();  // Requires: what was built on the hosts is gone (ghosts too).
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  Host& AddHost(std::string name);
+  [[nodiscard]] const Clock& clock() const { return clock_; }
+  [[nodiscard]] std::int64_t now_ns() const { return clock_.NowNs(); }
+  // For workloads; the network draws from a stream of its own.
+  [[nodiscard]] Prng& prng() { return prng_; }
+  [[nodiscard]] const FaultPlan& plan() const { return plan_; }
+  void set_plan(const FaultPlan& plan) { plan_ = plan; }
+
+  // --- Time. ---
+  void Schedule(std::int64_t delay_ns, Task task);  // In scheduling order at equal times.
+  void RunFor(std::int64_t virtual_ns);
+  // Runs until `done` (looked at whenever the reactors are idle), for at most `virtual_ns_max` from
+  // now; what `done` said last.
+  bool RunUntil(const std::function<bool()>& done, std::int64_t virtual_ns_max);
+
+  // --- Faults by hand; the plan draws its own besides. ---
+  void CutConnections(Host& a, Host& b);    // All between them, now.
+  void CutAfterPosts(std::uint64_t posts);  // The connection of the posts-th send from now on.
+  void SetLinkDelay(Host& a, Host& b, NsRange delay_ns);  // Both directions.
+  void ClogLink(Host& from, Host& to, std::int64_t virtual_ns);
+  void PartitionOneWay(Host& from, Host& to);  // Nothing passes until healed; see retry_timeout_ns.
+  void Partition(Host& a, Host& b);
+  void HealPartition(Host& a, Host& b);
+  void StallReactor(Reactor& reactor, std::int64_t virtual_ns);
+  void StallHost(Host& host, std::int64_t virtual_ns);
+  // Everything on the host stops at once; its peers see a reset or nothing, as the plan draws.  Its
+  // ghosts may be destroyed in any state; or thaw them: cut off from the world, they take turns
+  // again and see their connections broken, so that they can be closed in order.
+  void CrashHost(Host& host);
+  void ThawCrashed(Host& host);
+  void RestartHost(Host& host);  // A new fabric, no reactors yet.
+  // Faults end: plan, partitions, clogs and stalls.  What is in flight stays in flight.
+  void HealEverything();
+  [[nodiscard]] const FaultCounts& counts() const { return counts_; }
+
+  // --- What happened. ---
+  // Folds a record into the hash and, if verbose, prints it.  `what` and the values must not depend
+  // on addresses.
+  void Trace(const char* what, std::uint64_t a = 0, std::uint64_t b = 0, std::uint64_t c = 0,
+             std::uint64_t d = 0);
+  [[nodiscard]] std::uint64_t trace_hash() const { return trace_hash_; }
+  [[nodiscard]] std::uint64_t trace_count() const { return trace_count_; }
+  using TraceSink = std::function<void(const std::string& line)>;
+  void set_trace_sink(TraceSink sink) { trace_sink_ = std::move(sink); }
+  // A broken rule that only an observer can see (F9, a livelock).  Tests demand that there is none.
+  void AddViolation(absl::string_view text);
+  [[nodiscard]] const std::vector<std::string>& violations() const { return violations_; }
+
+ private:
+  friend class Host;
+  friend class Network;
+  class VirtualClock final : public Clock {
+   public:
+    [[nodiscard]] std::int64_t NowNs() const override { return now_ns; }
+    std::int64_t now_ns = kNsPerSecond;  // Not 0: a deadline of 0 is long past.
+  };
+  struct Event {
+    std::int64_t time_ns = 0;
+    std::uint64_t sequence = 0;
+    Task task;
+  };
+  struct Later {
+    bool operator()(const Event& a, const Event& b) const {
+      return a.time_ns != b.time_ns ? a.time_ns > b.time_ns : a.sequence > b.sequence;
+    }
+  };
+
+  bool Step(std::int64_t deadline_ns);  // One event or timer; false if none is due by then.
+  void RunTurns();
+  [[nodiscard]] bool MayTurn(const Host::Seat& seat) const;
+  [[nodiscard]] std::int64_t NextReactorNs() const;  // -1: none.
+
+  FaultPlan plan_;
+  Prng prng_;
+  Prng turn_prng_;
+  VirtualClock clock_;
+  std::vector<Event> events_;  // A heap.
+  std::uint64_t next_sequence_ = 0;
+  bool ending_ = false;
+  FaultCounts counts_;
+  std::uint64_t trace_hash_ = 0;
+  std::uint64_t trace_count_ = 0;
+  TraceSink trace_sink_;
+  std::vector<std::string> violations_;
+  bool livelock_reported_ = false;
+  std::unique_ptr<Network> network_;
+  std::vector<std::unique_ptr<Host>> hosts_;
+};
+
+}  // namespace ibnbd::sim
