@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -80,6 +81,8 @@ static_assert(sizeof(RequestHeader) == kReadHeaderWithDescSize);
     if (room < sizeof(WriteHeader)) return "request: header crosses the end of the chunk";
     std::memcpy(&header, chunk.data() + off, room);
   }
+  // The client may be writing: without this the compiler could load a field from the chunk again.
+  std::atomic_signal_fence(std::memory_order_acq_rel);
   const std::uint32_t usr_len = header.read.usr_len.get();
   if (usr_len > off) return "request: usr_len > off";
   if (usr_len > kUserMessageMax) return "request: usr_len > 264";
@@ -97,6 +100,7 @@ static_assert(sizeof(RequestHeader) == kReadHeaderWithDescSize);
     return "request: unknown type";
   }
   std::memcpy(out->usr.data(), chunk.data() + out->data_len, usr_len);
+  std::atomic_signal_fence(std::memory_order_acq_rel);  // The same for the user message.
   return nullptr;
 }
 
