@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block half of one server lane: finds the device of an IO in the lane's own table, checks the
+// IO against what was opened, gives it to the backend and answers with what the backend said.  On
+// the lane's thread; the control plane changes the table by posting Install() and Remove().
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "proto/rnbd.h"
+#include "rnbd/block_backend.h"
+#include "rtrs/server_service.h"
+
+namespace ibnbd::rnbd {
+
+class IoLane;
+
+// The state of one IO, in the request of its chunk.
+class IoRequest final : public rtrs::ServerRequest, public BackendIo {
+ public:
+  void OnBackendDone(int error) override;
+
+ private:
+  friend class IoLane;
+  IoLane* io_lane_ = nullptr;
+  std::uint32_t device_id_ = 0;
+  bool flush_after_ = false;  // FUA on a backend that can only flush.
+};
+
+// What the lanes of one reactor have done.  Written by that reactor's thread alone.
+struct alignas(64) ReactorCounters {
+  using Counter = std::atomic<std::uint64_t>;
+  Counter reads{0}, writes{0}, flushes{0}, discards{0}, zeroes{0}, errors{0};
+  Counter read_bytes{0}, write_bytes{0};
+  static void Add(Counter& counter, std::uint64_t value) {
+    counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
+  }
+};
+
+// Takes what is not an IO; connection 0 only, on the control thread.
+class ControlMessageHandler {
+ public:
+  virtual void OnControlMessage(IoRequest& request, proto::RnbdType type, bool peer_is_ibnbd) = 0;
+
+ protected:
+  ~ControlMessageHandler() = default;
+};
+
+// An open device as a lane sees it.
+struct LaneDevice {
+  BackendQueue* queue = nullptr;
+  Geometry geometry;
+  bool read_only = false;
+};
+
+class IoLane final : public rtrs::ServerLaneService {
+ public:
+  // `control` is null for all lanes but that of connection 0; it outlives the lane's requests.
+  IoLane(ReactorCounters& counters, ControlMessageHandler* control, bool peer_is_ibnbd)
+      : counters_(counters), control_(control), peer_is_ibnbd_(peer_is_ibnbd) {}
+
+  // Opens the device or changes what it may do.
+  void Install(std::uint32_t device_id, const LaneDevice& device);
+  // New IOs get -ENOTCONN from now on; `idle` is called when none executes any more.
+  void Remove(std::uint32_t device_id, absl::AnyInvocable<void()> idle);
+
+  void OnRequest(rtrs::ServerRequest& request) override;
+
+ private:
+  friend class IoRequest;
+  struct Slot {
+    LaneDevice device;  // queue is null: not open.
+    std::uint32_t executing_count = 0;
+    absl::AnyInvocable<void()> idle;
+  };
+  int StartIo(IoRequest& request, const proto::Io& message);
+  int Prepare(IoRequest& request, const proto::Io& message, const LaneDevice& device);
+  int PrepareWrite(IoRequest& request, const proto::Io& message, const LaneDevice& device);
+  int PrepareRange(IoRequest& request, std::uint32_t bytes_max, BackendOp op);
+  void OnBackendDone(IoRequest& request, int error);
+  void Count(const IoRequest& request, int error);
+
+  ReactorCounters& counters_;
+  ControlMessageHandler* const control_;
+  const bool peer_is_ibnbd_;
+  std::vector<Slot> slots_;  // By device id.
+};
+
+}  // namespace ibnbd::rnbd

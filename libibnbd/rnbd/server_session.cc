@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a session's devices; the messages themselves are in server_session_messages.cc.
+#include "rnbd/server_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "base/mark.h"
+#include "base/status_macros.h"
+#include "reactor/reactor.h"
+#include "rnbd/server_access.h"
+
+namespace ibnbd::rnbd {
+namespace {
+
+// Counts the lanes that have not answered yet.  Control thread.
+struct LaneBarrier {
+  std::uint32_t awaited = 1;
+  absl::AnyInvocable<void()> done;
+  void Arrive() {
+    if (--awaited == 0) done();
+  }
+};
+
+class PathHandle final : public rtrs::ServerPathService {
+ public:
+  PathHandle(std::shared_ptr<ServerSession> session, const rtrs::ServerPathInfo& info)
+      : session_(std::move(session)), path_(session_->AddPath(info)) {}
+  ~PathHandle() override { session_->RemovePath(path_); }
+  std::unique_ptr<rtrs::ServerRequest> CreateRequest() override {
+    return std::make_unique<IoRequest>();
+  }
+  rtrs::ServerLaneService& lane(std::uint32_t cid) override { return *path_->lanes[cid]; }
+
+ private:
+  const std::shared_ptr<ServerSession> session_;
+  const std::shared_ptr<IoPath> path_;
+};
+
+class SessionHandle final : public rtrs::ServerSessionService {
+ public:
+  explicit SessionHandle(std::shared_ptr<ServerSession> session) : session_(std::move(session)) {}
+  ~SessionHandle() override { session_->Close(); }
+  std::unique_ptr<rtrs::ServerPathService> OpenPath(const rtrs::ServerPathInfo& info) override {
+    return std::make_unique<PathHandle>(session_, info);
+  }
+  [[nodiscard]] std::uint32_t device_count() const override { return session_->device_count(); }
+
+ private:
+  const std::shared_ptr<ServerSession> session_;
+};
+
+}  // namespace
+
+std::unique_ptr<rtrs::ServerSessionService> OpenServerSession(ServerContext& context,
+                                                              const std::string& name) {
+  return std::make_unique<SessionHandle>(std::make_shared<ServerSession>(context, name));
+}
+
+ServerSession::ServerSession(ServerContext& context, std::string name)
+    : context_(context), name_(std::move(name)) {
+  context_.sessions.push_back(this);
+}
+
+void ServerSession::Close() {
+  closed_ = true;
+  std::erase(context_.sessions, this);
+  for (auto& [id, device] : devices_) GiveBack(device);
+  devices_.clear();
+}
+
+std::shared_ptr<IoPath> ServerSession::AddPath(const rtrs::ServerPathInfo& info) {
+  auto path = std::make_shared<IoPath>();
+  path->reactors = info.reactors;
+  for (std::size_t cid = 0; cid < info.reactors.size(); ++cid) {
+    const std::uint32_t reactor = info.reactors[cid];
+    path->lanes.push_back(std::make_unique<IoLane>((*context_.counters)[reactor],
+                                                   cid == 0 ? this : nullptr, info.peer_is_ibnbd));
+    for (const auto& [id, device] : devices_) {
+      // Devices that are being opened were announced to the lanes of the day: a later path needs
+      // to be told as well.
+      if (device.open == nullptr) continue;
+      if (device.state != Device::State::kOpen && device.state != Device::State::kOpening) continue;
+      path->lanes.back()->Install(id, MakeLaneDevice(device, reactor));
+    }
+  }
+  paths_.push_back(path);
+  return path;
+}
+
+void ServerSession::RemovePath(const std::shared_ptr<IoPath>& path) { std::erase(paths_, path); }
+
+template <class F>
+void ServerSession::OnEveryLane(F each, absl::AnyInvocable<void()> done) {
+  auto barrier = std::make_shared<LaneBarrier>();
+  barrier->done = std::move(done);
+  Reactor* control = context_.reactors[0];
+  for (const std::shared_ptr<IoPath>& path : paths_) {
+    for (std::size_t cid = 0; cid < path->lanes.size(); ++cid) {
+      ++barrier->awaited;
+      const std::uint32_t reactor = path->reactors[cid];
+      context_.reactors[reactor]->Post([path, cid, reactor, each, barrier, control] {
+        each(*path->lanes[cid], reactor, [barrier, control]() mutable {
+          control->Post([barrier = std::move(barrier)] { barrier->Arrive(); });
+        });
+      });
+    }
+  }
+  barrier->Arrive();
+}
+
+LaneDevice ServerSession::MakeLaneDevice(const Device& device, std::uint32_t reactor) const {
+  LaneDevice lane_device;
+  lane_device.queue = device.open->queue(reactor);
+  lane_device.geometry = device.exported->backend->geometry();
+  lane_device.read_only = !IsWriter(device.mode);
+  return lane_device;
+}
+
+void ServerSession::InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void()> done) {
+  const Device& device = devices_.at(id);
+  std::vector<LaneDevice> by_reactor;
+  for (std::uint32_t i = 0; i < context_.reactors.size(); ++i) {
+    by_reactor.push_back(MakeLaneDevice(device, i));
+  }
+  OnEveryLane(
+      [id, by_reactor](IoLane& lane, std::uint32_t reactor, auto ack) {
+        lane.Install(id, by_reactor[reactor]);
+        ack();
+      },
+      std::move(done));
+}
+
+int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request) {
+  if (devices_.size() >= context_.options->devices_per_session_max) return -EMFILE;
+  auto found = context_.provider->Find(name_, name);
+  if (!found.ok()) {
+    LOG_INFO("session ", name_, " open ", name, ": ", found.status().message());
+    return ErrnoFromStatus(found.status());
+  }
+  const int error = TakeAccess(**found, mode);
+  if (error != 0) return error;
+  std::uint32_t id = 0;
+  while (devices_.contains(id)) ++id;
+  Device& device = devices_[id];
+  device.name = name;
+  device.mode = mode;
+  device.exported = *found;
+  context_.exports->Acquire(*std::move(found), [self = shared_from_this(), id,
+                                                &request](absl::StatusOr<OpenExport*> open) {
+    self->OnExportReady(id, request, std::move(open));
+  });
+  return 1;
+}
+
+// The request executes until it is answered, so the session cannot be gone here (V2).
+void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
+                                  absl::StatusOr<OpenExport*> open) {
+  Device& device = devices_.at(id);
+  if (!open.ok()) {
+    LOG_WARN("session ", name_, " open ", device.name, ": ", open.status().message());
+    GiveBack(device);
+    devices_.erase(id);
+    return request.Complete(ErrnoFromStatus(open.status()));
+  }
+  device.open = *open;
+  InstallEverywhere(id,
+                    [self = shared_from_this(), id, &request] { self->FinishOpen(id, request); });
+}
+
+// A device of the same name is open: the same id again, with more rights if there are more to be
+// had.
+int ServerSession::Reopen(Devices::iterator found, proto::AccessMode mode, IoRequest& request) {
+  Device& device = found->second;
+  if (device.state != Device::State::kOpen) return -EBUSY;
+  if (!IsWriter(mode) || IsWriter(device.mode)) {
+    FinishOpen(found->first, request);
+    return 1;
+  }
+  const int error = TakeAccess(*device.exported, mode);
+  if (error != 0) return error;
+  ReturnAccess(*device.exported, device.mode);
+  device.mode = mode;
+  device.state = Device::State::kOpening;
+  InstallEverywhere(found->first, [self = shared_from_this(), id = found->first, &request] {
+    self->FinishOpen(id, request);
+  });
+  return 1;
+}
+
+void ServerSession::StartRemove(std::uint32_t id, Device& device) {
+  const bool revoked = device.state == Device::State::kRevoked;
+  OnEveryLane(
+      [id](IoLane& lane, std::uint32_t reactor, auto ack) {
+        (void)reactor;
+        lane.Remove(id, std::move(ack));
+      },
+      [self = shared_from_this(), id, revoked] { self->OnRemoved(id, revoked); });
+}
+
+void ServerSession::OnRemoved(std::uint32_t id, bool revoked) {
+  if (closed_) return;
+  Device& device = devices_.at(id);
+  GiveBack(device);
+  // The client may have asked to close it while it was being taken away.
+  if (revoked && device.closers.empty()) return;
+  const std::vector<IoRequest*> closers = std::move(device.closers);
+  devices_.erase(id);
+  for (IoRequest* closer : closers) closer->Complete(0);
+}
+
+void ServerSession::GiveBack(Device& device) {
+  if (device.exported != nullptr) ReturnAccess(*device.exported, device.mode);
+  device.exported.reset();
+  if (device.open != nullptr) context_.exports->Release(*std::exchange(device.open, nullptr));
+}
+
+void ServerSession::Revoke(const Export& exported) {
+  for (auto& [id, device] : devices_) {
+    if (device.exported.get() != &exported) continue;
+    if (device.state == Device::State::kOpening) device.revoke_pending = true;
+    if (device.state != Device::State::kOpen) continue;
+    SIM_MARK("server: device revoked");
+    LOG_INFO("session ", name_, " device ", device.name, " revoked");
+    device.state = Device::State::kRevoked;
+    StartRemove(id, device);
+  }
+}
+
+}  // namespace ibnbd::rnbd

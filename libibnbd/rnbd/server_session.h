@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// One session's open devices: answers SESS_INFO, OPEN, CLOSE and LIST, keeps the access rules, and
+// tells the lanes of every path what is open.  Control thread.  OPEN is answered when every lane
+// knows the device, CLOSE when no lane executes anything for it any more.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "proto/rnbd.h"
+#include "rnbd/server.h"
+#include "rnbd/server_exports.h"
+#include "rnbd/server_io_lane.h"
+#include "rtrs/server_service.h"
+
+namespace ibnbd::rnbd {
+
+class ServerSession;
+
+// What all sessions share.
+struct ServerContext {
+  const ServerOptions* options = nullptr;
+  ExportProvider* provider = nullptr;
+  OpenExports* exports = nullptr;
+  std::vector<Reactor*> reactors;                    // [0]: control.
+  std::vector<ReactorCounters>* counters = nullptr;  // By reactor.
+  std::vector<ServerSession*> sessions;
+};
+
+// The lanes of one path.  Shared by the path and by tasks on their way to its lanes.
+struct IoPath {
+  std::vector<std::unique_ptr<IoLane>> lanes;  // By cid.
+  std::vector<std::uint32_t> reactors;         // By cid.
+};
+
+class ServerSession final : public ControlMessageHandler,
+                            public std::enable_shared_from_this<ServerSession> {
+ public:
+  ServerSession(ServerContext& context, std::string name);
+
+  // The session is gone and nothing of it executes (V2): gives everything back.
+  void Close();
+  std::shared_ptr<IoPath> AddPath(const rtrs::ServerPathInfo& info);
+  void RemovePath(const std::shared_ptr<IoPath>& path);
+  void Revoke(const Export& exported);
+  [[nodiscard]] std::uint32_t device_count() const {
+    return static_cast<std::uint32_t>(devices_.size());
+  }
+
+  void OnControlMessage(IoRequest& request, proto::RnbdType type, bool peer_is_ibnbd) override;
+
+ private:
+  struct Device {
+    enum class State : std::uint8_t {
+      kOpening,  // Waits for the export's queues, or for lanes that have not heard of it.
+      kOpen,     // IOs flow.
+      kClosing,  // Waits for the end of what executes.
+      kRevoked   // Taken away: the id is kept so that IOs get -ENOTCONN until the client closes it.
+    };
+    State state = State::kOpening;
+    std::string name;
+    proto::AccessMode mode = proto::AccessMode::kReadOnly;
+    std::shared_ptr<Export> exported;  // Whose counters hold us; null once they do not.
+    bool revoke_pending = false;       // Taken away while it was being opened.
+    OpenExport* open = nullptr;        // Null before and after it is used.
+    std::vector<IoRequest*> closers;   // CLOSE messages to be answered at the end.
+  };
+  using Devices = std::map<std::uint32_t, Device>;
+
+  int OnSessInfo(IoRequest& request);
+  int OnOpen(IoRequest& request);
+  int OnClose(IoRequest& request);
+  int OnList(IoRequest& request);
+  int Reopen(Devices::iterator device, proto::AccessMode mode, IoRequest& request);
+  int StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request);
+  void OnExportReady(std::uint32_t id, IoRequest& request, absl::StatusOr<OpenExport*> open);
+  void FinishOpen(std::uint32_t id, IoRequest& request);
+  void StartRemove(std::uint32_t id, Device& device);
+  void OnRemoved(std::uint32_t id, bool revoked);
+  void GiveBack(Device& device);
+  [[nodiscard]] LaneDevice MakeLaneDevice(const Device& device, std::uint32_t reactor) const;
+  void InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void()> done);
+  // Runs `each(lane, reactor, ack)` on every lane's thread, then `done` on the control thread when
+  // all have called `ack`.
+  template <class F>
+  void OnEveryLane(F each, absl::AnyInvocable<void()> done);
+
+  ServerContext& context_;
+  const std::string name_;
+  bool closed_ = false;
+  Devices devices_;  // By id.
+  std::vector<std::shared_ptr<IoPath>> paths_;
+};
+
+// What rtrs/ holds of a session.
+std::unique_ptr<rtrs::ServerSessionService> OpenServerSession(ServerContext& context,
+                                                              const std::string& name);
+
+}  // namespace ibnbd::rnbd

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory that the server lends to one path: `queue_depth` chunks in one arena, registered for
+// the peer's writes, and one request per chunk.  Made on the control thread when the client has
+// introduced itself; used by the path's lanes; destroyed on the control thread after all of them
+// are closed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/arena.h"
+#include "fabric/fabric.h"
+#include "rtrs/server_service.h"
+
+namespace ibnbd {
+class Reactor;
+}
+
+namespace ibnbd::rtrs {
+
+struct ChunkGeometry {
+  std::uint32_t queue_depth = 0;
+  std::uint32_t io_size_max = 0;
+  [[nodiscard]] std::uint32_t chunk_size() const { return io_size_max + proto::kDefaultHdrSizeMax; }
+  [[nodiscard]] std::uint64_t byte_count() const {
+    return std::uint64_t{queue_depth} * chunk_size();
+  }
+};
+
+class ChunkPool {
+ public:
+  static absl::StatusOr<std::unique_ptr<ChunkPool>> Create(const ChunkGeometry& geometry,
+                                                           fabric::Fabric& fabric,
+                                                           std::size_t reactor_count,
+                                                           ServerPathService& service);
+  ~ChunkPool();  // Requires: no chunk claimed, no reactor uses it, all connections drained.
+
+  [[nodiscard]] const ChunkGeometry& geometry() const { return geometry_; }
+  [[nodiscard]] const fabric::Region& region() const { return *region_; }
+  [[nodiscard]] std::uint32_t lkey() const { return lkey_; }
+  [[nodiscard]] std::span<std::byte> chunk(std::uint32_t id) const {
+    return memory_.subspan(std::size_t{id} * chunk_size_, chunk_size_);
+  }
+  [[nodiscard]] ServerRequest& request(std::uint32_t id) { return *requests_[id]; }
+
+  // Also makes the pool known to the IO ring of `reactor` (index `reactor_index`), so that the
+  // kernel need not look its pages up for every IO; counted.  On that reactor's thread.  Returns
+  // the slot or -1.
+  int AcquireOn(Reactor& reactor, std::size_t reactor_index);
+  void ReleaseOn(Reactor& reactor, std::size_t reactor_index);
+
+ private:
+  struct RingBuffer {  // Each entry belongs to the thread of its reactor.
+    std::uint32_t user_count = 0;
+    int slot = -1;
+  };
+  ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count);
+
+  const ChunkGeometry geometry_;
+  const std::size_t chunk_size_;
+  Arena arena_;
+  std::unique_ptr<fabric::Region> region_;
+  std::span<std::byte> memory_;
+  std::uint32_t lkey_ = 0;
+  std::vector<std::unique_ptr<ServerRequest>> requests_;
+  std::vector<RingBuffer> ring_buffers_;
+};
+
+}  // namespace ibnbd::rtrs

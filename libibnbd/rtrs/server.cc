@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sessions, paths and the end of them; connection requests are judged in server_connect.cc.
+#include "rtrs/server.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/mark.h"
+#include "base/status_macros.h"
+
+namespace ibnbd::rtrs {
+namespace {
+constexpr std::uint32_t kLogLinesPerSecond = 20;
+}  // namespace
+
+Server::Server(std::vector<Port*> ports, const ServerOptions& options, ServerService& service)
+    : ports_(std::move(ports)),
+      options_(options),
+      service_(service),
+      context_(ports_[0]->Attach(*this)),
+      log_limiter_(kLogLinesPerSecond),
+      held_timer_(reactor().timers(), [this] { RefuseLateHeld(); }),
+      stop_timer_(reactor().timers(), [this] {
+        if (breaking_off_) return FinishStop();
+        BreakAll();
+      }) {}
+
+Server::~Server() {
+  CHECK(closed());
+  ports_[0]->Detach(context_);
+}
+
+absl::StatusOr<SocketAddress> Server::Listen(const SocketAddress& address) {
+  ASSIGN_OR_RETURN(std::unique_ptr<fabric::Listener> listener,
+                   ports_[0]->poller().Listen(address, context_));
+  const SocketAddress bound = listener->local_address();
+  listeners_.push_back(std::move(listener));
+  return bound;
+}
+
+void Server::OnCompletion(const CookieParts& cookie, const fabric::Completion& completion) {
+  (void)cookie;  // A listener posts nothing.
+  (void)completion;
+}
+
+void Server::OnCmEvent(fabric::CmEvent& event) {
+  if (event.kind == fabric::CmEvent::Kind::kIncoming) Judge(std::move(event.incoming));
+}
+
+template <class F>
+void Server::ForEachPath(F f) {
+  for (auto& [session_id, session] : sessions_) {
+    for (auto& [path_id, path] : session.paths) f(*path);
+  }
+}
+
+ServerPath* Server::FindPath(const proto::ConnReq& request) {
+  const auto session = sessions_.find(request.paths_uuid);
+  if (session == sessions_.end()) return nullptr;
+  const auto path = session->second.paths.find(request.sess_uuid);
+  return path == session->second.paths.end() ? nullptr : path->second.get();
+}
+
+// A name belongs to one session.  A new session may take it over from one that has no working path
+// left: that is a client that was restarted.
+absl::Status Server::OnPathNamed(ServerPath& path, const std::string& name) {
+  Session& session = sessions_.at(path.request().paths_uuid);
+  if (session.service != nullptr) {
+    return session.name == name
+               ? absl::OkStatus()
+               : absl::InvalidArgumentError("info_req: the session has another name");
+  }
+  for (const auto& [id, other] : sessions_) {
+    if (&other == &session || other.service == nullptr || other.name != name) continue;
+    for (const auto& [path_id, other_path] : other.paths) {
+      if (other_path->up()) {
+        return absl::AlreadyExistsError(
+            absl::StrCat("session name ", name, " is in use from ", other_path->peer()));
+      }
+    }
+    SIM_MARK("server: session name taken over");
+  }
+  session.name = name;
+  session.service = service_.OpenSession(name);
+  ++stats_.sessions;
+  ++stats_.sessions_total;
+  LOG_INFO("session ", name, " opened from ", path.peer());
+  return absl::OkStatus();
+}
+
+ServerSessionService& Server::SessionServiceOf(ServerPath& path) {
+  return *sessions_.at(path.request().paths_uuid).service;
+}
+
+bool Server::TakeChunkMemory(std::uint64_t byte_count) {
+  if (byte_count > options_.chunk_memory_max - stats_.chunk_memory) return false;
+  stats_.chunk_memory += byte_count;
+  return true;
+}
+
+void Server::ReturnChunkMemory(std::uint64_t byte_count) { stats_.chunk_memory -= byte_count; }
+
+void Server::OnPathLeftHandshake(ServerPath& path) {
+  (void)path;
+  --handshake_count_;
+}
+
+void Server::OnPathBroken(ServerPath& path, const std::string& why) {
+  if (!stopping_) {
+    ++stats_.paths_broken;
+    LogRefusal(absl::StrCat("path from ", path.peer(), " of session ",
+                            sessions_.at(path.request().paths_uuid).name, " broken: ", why));
+  }
+}
+
+void Server::OnPathDrained(ServerPath& path) { path.Break("server is stopping"); }
+
+void Server::OnPathClosed(ServerPath& path) {
+  const proto::Uuid sess_uuid = path.request().sess_uuid;
+  const auto session = sessions_.find(path.request().paths_uuid);
+  connection_count_ -= path.request().cid_num.get();
+  session->second.paths.erase(sess_uuid);
+  if (session->second.paths.empty()) {
+    if (session->second.service != nullptr) {
+      --stats_.sessions;
+      LOG_INFO("session ", session->second.name, " closed");
+    }
+    sessions_.erase(session);
+  }
+  ReconsiderHeld(sess_uuid);
+  if (stopping_ && sessions_.empty()) FinishStop();
+}
+
+void Server::Stop(std::int64_t deadline_ns, std::function<void()> done) {
+  CHECK(!stopping_);
+  stopping_ = true;
+  stop_done_ = std::move(done);
+  stop_deadline_ns_ = reactor().clock().NowNs() + deadline_ns;
+  listeners_.clear();
+  for (Held& held : std::exchange(held_, {})) {
+    Refuse(*held.incoming, -ESHUTDOWN, "server is stopping");
+  }
+  held_timer_.Cancel();
+  stop_timer_.ArmAt(stop_deadline_ns_ - deadline_ns / 4);
+  if (sessions_.empty()) {
+    // Not from inside this call: callers may not expect that.
+    stop_timer_.Cancel();
+    breaking_off_ = true;
+    stop_timer_.ArmAt(reactor().now_ns());
+    return;
+  }
+  ForEachPath([](ServerPath& path) { path.Drain(); });
+}
+
+void Server::BreakAll() {
+  SIM_MARK("server: stop broke off what did not drain");
+  breaking_off_ = true;
+  stop_timer_.ArmAt(stop_deadline_ns_);
+  ForEachPath([](ServerPath& path) { path.Break("server is stopping"); });
+}
+
+void Server::FinishStop() {
+  stop_timer_.Cancel();
+  if (stop_done_ != nullptr) std::exchange(stop_done_, nullptr)();
+}
+
+std::vector<Server::SessionInfo> Server::sessions() const {
+  std::vector<SessionInfo> infos;
+  for (const auto& [id, session] : sessions_) {
+    if (session.service == nullptr) continue;
+    SessionInfo info;
+    info.name = session.name;
+    info.devices = session.service->device_count();
+    for (const auto& [path_id, path] : session.paths) {
+      if (!info.peer.empty()) info.peer += ' ';
+      info.peer += path->peer();
+      info.connections += path->connection_count();
+      info.executing += path->executing_count();
+    }
+    infos.push_back(std::move(info));
+  }
+  return infos;
+}
+
+}  // namespace ibnbd::rtrs
