@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// See bridge.h.
+#include "nbd-bridge/bridge.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace ibnbd::bridge {
+
+// Accepts on one socket, on the first loop.
+class Bridge::Acceptor final : public LoopMember, public RingOp {
+ public:
+  Acceptor(Bridge& bridge, EventLoop& loop, int fd) : bridge_(bridge), loop_(loop), fd_(fd) {}
+  void Start() {
+    loop_.Add(*this);
+    Arm();
+  }
+  void OnCqe(int result) override {
+    armed_ = false;
+    if (draining_) {
+      if (result >= 0) UniqueFd(result).Reset();
+      loop_.RequestTurnEnd(*this);
+      return;
+    }
+    if (result >= 0) {
+      bridge_.TakeClient(UniqueFd(result));
+    } else if (result != -EINTR && result != -EAGAIN && result != -ECONNABORTED) {
+      // Out of descriptors or memory, most likely: wait for the next tick.
+      if (loop_.MayLog()) LOG_ERROR(ErrnoStatus(result, "accept").message());
+      return;
+    }
+    Arm();
+  }
+  void OnTurnEnd() override {
+    if (draining_ && !armed_) loop_.Remove(*this);
+  }
+  void OnTick() override {
+    if (!armed_ && !draining_) Arm();
+  }
+  void OnDrain() override {
+    draining_ = true;
+    if (armed_) loop_.Cancel(*this);
+    loop_.RequestTurnEnd(*this);
+  }
+
+ private:
+  void Arm() {
+    armed_ = true;
+    io_uring_sqe* sqe = loop_.GetSqe();
+    io_uring_prep_accept(sqe, fd_, nullptr, nullptr, SOCK_CLOEXEC);
+    loop_.Bind(sqe, *this);
+  }
+
+  Bridge& bridge_;
+  EventLoop& loop_;
+  const int fd_;
+  bool armed_ = false;
+  bool draining_ = false;
+};
+
+Bridge::Bridge(const BridgeOptions& options) : options_(options) {}
+
+absl::StatusOr<std::unique_ptr<Bridge>> Bridge::Start(const BridgeOptions& options) {
+  std::unique_ptr<Bridge> bridge(new Bridge(options));
+  // First the sockets: what is wrong with them is found at once, a server may take a while.
+  RETURN_IF_ERROR(bridge->Listen());
+  VolumeTableOptions volume_options = options.volumes;
+  volume_options.queue_count = options.thread_count;
+  volume_options.payload_size_max =
+      std::min(volume_options.payload_size_max, options.connection_memory);
+  ASSIGN_OR_RETURN(bridge->volumes_, VolumeTable::Open(volume_options));
+  bridge->StartLoops();
+  return bridge;
+}
+
+absl::Status Bridge::Listen() {
+  ASSIGN_OR_RETURN(std::vector<ListenSocket> activated, ListenSocket::FromSystemd());
+  for (ListenSocket& socket : activated) sockets_.push_back(std::move(socket));
+  for (const std::string& address : options_.listen) {
+    ASSIGN_OR_RETURN(ListenSocket socket, ListenSocket::Open(address));
+    sockets_.push_back(std::move(socket));
+  }
+  if (sockets_.empty()) {
+    return absl::InvalidArgumentError("nothing to listen on: give --socket or --listen");
+  }
+  return absl::OkStatus();
+}
+
+void Bridge::StartLoops() {
+  loops_.resize(options_.thread_count);
+  for (std::uint32_t i = 0; i < options_.thread_count; ++i) {
+    Loop& loop = loops_[i];
+    const std::vector<ibnbd_queue*> queues = volumes_->QueuesOf(i);
+    loop.events = std::make_unique<EventLoop>(clock_, queues);
+    loop.memory =
+        std::make_unique<ConnectionMemoryCache>(volumes_->sessions(), options_.connection_memory);
+    loop.context.reset(new LoopContext{*loop.events, *volumes_, *loop.memory, queues,
+                                       connection_count_,
+                                       options_.handshake_timeout_ms * kNsPerMs});
+  }
+  EventLoop& first = *loops_[0].events;
+  for (const ListenSocket& socket : sockets_) {
+    acceptors_.push_back(std::make_unique<Acceptor>(*this, first, socket.fd()));
+    first.Post([acceptor = acceptors_.back().get()] { acceptor->Start(); });
+  }
+  for (Loop& loop : loops_) {
+    loop.thread = std::thread([&loop] {
+      if (absl::Status status = loop.events->Run(); !status.ok()) {
+        LOG_ERROR("an event loop cannot run: ", status.message());
+        CHECK(status.ok());
+      }
+    });
+  }
+}
+
+void Bridge::TakeClient(UniqueFd socket) {
+  std::string peer = PeerOf(socket.get());
+  if (connection_count_.load(std::memory_order_relaxed) >= options_.connections_max) {
+    if (loops_[0].events->MayLog()) {
+      LOG_WARN("turned ", peer, " away: there are ", options_.connections_max, " connections");
+    }
+    return;
+  }
+  connection_count_.fetch_add(1, std::memory_order_relaxed);
+  const int one = 1;
+  // Fails on a unix socket, which needs none.
+  (void)::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+  const int buffer_size = 1 << 20;  // As far as the system lets us.
+  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof(buffer_size));
+  Loop& loop = loops_[next_loop_];
+  next_loop_ = (next_loop_ + 1) % loops_.size();
+  loop.events->Post([&loop, socket = std::move(socket), peer = std::move(peer)]() mutable {
+    NbdConnection::Start(*loop.context, std::move(socket), std::move(peer));
+  });
+}
+
+bool Bridge::Stop() {
+  if (stopped_) return true;
+  stopped_ = true;
+  const std::int64_t deadline_ns = clock_.NowNs() + options_.stop_timeout_ms * kNsPerMs;
+  // The first loop last: it deals clients to the others until it drains.
+  for (auto loop = loops_.rbegin(); loop != loops_.rend(); ++loop) {
+    loop->events->StartDrain(deadline_ns);
+  }
+  for (Loop& loop : loops_) loop.thread.join();
+  sockets_.clear();
+  const bool clean = connection_count_.load(std::memory_order_relaxed) == 0;
+  acceptors_.clear();
+  if (clean) {
+    // Buffers go before the sessions that they are registered with.
+    loops_.clear();
+    volumes_->Close(options_.stop_timeout_ms);
+    return true;
+  }
+  LOG_WARN("gave up waiting for outstanding IO");
+  // The IOs come back from inside this call, into connections that stay as they are: the process
+  // ends anyway.
+  volumes_->Close(0);
+  for (Loop& loop : loops_) {
+    (void)loop.events.release();
+    (void)loop.memory.release();
+    (void)loop.context.release();
+  }
+  loops_.clear();
+  return false;
+}
+
+Bridge::~Bridge() {
+  if (!loops_.empty()) (void)Stop();
+}
+
+}  // namespace ibnbd::bridge

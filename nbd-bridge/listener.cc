@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// See listener.h.
+#include "nbd-bridge/listener.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/socket_address.h"
+#include "base/status_macros.h"
+#include "proto/nbd.h"
+
+namespace ibnbd::bridge {
+namespace {
+
+constexpr int kBacklog = 128;
+
+sockaddr* Generic(sockaddr_storage& storage) { return reinterpret_cast<sockaddr*>(&storage); }
+
+std::string TextOf(const sockaddr_storage& storage, socklen_t length) {
+  if (storage.ss_family == AF_UNIX) {
+    const auto& address = reinterpret_cast<const sockaddr_un&>(storage);
+    return absl::StrCat("unix:", length > sizeof(sa_family_t) ? address.sun_path : "");
+  }
+  SocketAddress address;
+  address.family = storage.ss_family;
+  address.length = length;
+  const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);  // The port is where v6 has it.
+  address.port = ntohs(v4.sin_port);
+  std::memcpy(address.bytes.data(), &storage, std::min<std::size_t>(length, address.bytes.size()));
+  return absl::StrCat("tcp:", address.ToString());
+}
+
+std::string LocalAddress(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof(storage);
+  if (::getsockname(fd, Generic(storage), &length) != 0) return "?";
+  return TextOf(storage, length);
+}
+
+absl::StatusOr<sockaddr_un> UnixAddress(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat("listen on unix:", path, ": the path must have ",
+                                                   "1 to ", sizeof(address.sun_path) - 1,
+                                                   " bytes"));
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+// Removes a socket file that refuses connections.  OK if it is gone now.
+absl::Status RemoveStale(const sockaddr_un& address, const std::string& what) {
+  struct stat info {};
+  if (::lstat(address.sun_path, &info) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, what);
+  }
+  if (!S_ISSOCK(info.st_mode)) {
+    return absl::AlreadyExistsError(absl::StrCat(what, ": there is a file that is not a socket"));
+  }
+  UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
+  const int result =
+      ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  if (result == 0 || errno != ECONNREFUSED) {
+    return absl::AlreadyExistsError(absl::StrCat(what, ": another server is using the socket"));
+  }
+  if (::unlink(address.sun_path) != 0 && errno != ENOENT) {
+    return ErrnoStatus(errno, absl::StrCat(what, ": remove the stale socket"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+ListenSocket::ListenSocket(ListenSocket&& other) noexcept
+    : fd_(std::move(other.fd_)),
+      address_(std::move(other.address_)),
+      unlink_path_(std::exchange(other.unlink_path_, std::string())),
+      device_(other.device_),
+      inode_(other.inode_) {}
+
+ListenSocket::~ListenSocket() {
+  if (unlink_path_.empty()) return;
+  struct stat info {};
+  if (::lstat(unlink_path_.c_str(), &info) == 0 && info.st_dev == device_ &&
+      info.st_ino == inode_) {
+    ::unlink(unlink_path_.c_str());
+  }
+}
+
+absl::StatusOr<ListenSocket> ListenSocket::Open(const std::string& address) {
+  absl::string_view rest = address;
+  if (absl::ConsumePrefix(&rest, "unix:") || absl::StartsWith(rest, "/")) {
+    return OpenUnix(std::string(rest));
+  }
+  if (!absl::ConsumePrefix(&rest, "tcp://")) absl::ConsumePrefix(&rest, "tcp:");
+  return OpenTcp(std::string(rest));
+}
+
+absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const std::string& path) {
+  const std::string what = absl::StrCat("listen on unix:", path);
+  ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress(path));
+  ListenSocket result(UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+  if (!result.fd_.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  if (::bind(result.fd(), generic, sizeof(address)) != 0) {
+    if (errno != EADDRINUSE) return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
+    RETURN_IF_ERROR(RemoveStale(address, what));
+    if (::bind(result.fd(), generic, sizeof(address)) != 0) {
+      return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
+    }
+  }
+  struct stat info {};
+  if (::lstat(address.sun_path, &info) == 0) {
+    result.device_ = info.st_dev;
+    result.inode_ = info.st_ino;
+    result.unlink_path_ = path;
+  }
+  if (::listen(result.fd(), kBacklog) != 0) return ErrnoStatus(errno, what);
+  result.address_ = absl::StrCat("unix:", path);
+  return result;
+}
+
+absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_port) {
+  const std::string what = absl::StrCat("listen on tcp:", host_and_port);
+  // A URI's authority is what we need; NBD's port is the default.
+  const std::size_t bracket = host_and_port.rfind(']');
+  const std::size_t colon = host_and_port.rfind(':');
+  const bool has_port =
+      colon != std::string::npos && (bracket == std::string::npos || colon > bracket);
+  std::string host = has_port ? host_and_port.substr(0, colon) : host_and_port;
+  std::uint32_t port = proto::kNbdPort;
+  if (has_port && (!absl::SimpleAtoi(host_and_port.substr(colon + 1), &port) || port > 65535)) {
+    return absl::InvalidArgumentError(absl::StrCat(what, ": the port must be 0 to 65535"));
+  }
+  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+  if (host.empty() || host == "*") host = "::";
+  auto resolved = ResolveAddress(host, static_cast<std::uint16_t>(port));
+  if (!resolved.ok()) return Annotate(resolved.status(), what);
+  ListenSocket result(
+      UniqueFd(::socket(resolved->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP)));
+  if (!result.fd_.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
+  const int one = 1;
+  (void)::setsockopt(result.fd(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  const auto* generic = reinterpret_cast<const sockaddr*>(resolved->bytes.data());
+  if (::bind(result.fd(), generic, resolved->length) != 0) {
+    return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
+  }
+  if (::listen(result.fd(), kBacklog) != 0) return ErrnoStatus(errno, what);
+  result.address_ = LocalAddress(result.fd());
+  return result;
+}
+
+absl::StatusOr<std::vector<ListenSocket>> ListenSocket::FromSystemd() {
+  const int count = sd_listen_fds(1);
+  if (count < 0) return ErrnoStatus(count, "socket activation");
+  std::vector<ListenSocket> sockets;
+  for (int i = 0; i < count; ++i) {
+    const int fd = SD_LISTEN_FDS_START + i;
+    if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("socket activation: descriptor ", fd, " is not a listening stream socket"));
+    }
+    ListenSocket socket{UniqueFd(fd)};
+    socket.address_ = LocalAddress(fd);
+    sockets.push_back(std::move(socket));
+  }
+  return sockets;
+}
+
+std::string PeerOf(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof(storage);
+  if (::getpeername(fd, Generic(storage), &length) != 0) return "a client";
+  if (storage.ss_family != AF_UNIX) return TextOf(storage, length);
+  ucred credentials{};
+  length = sizeof(credentials);
+  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return "a client";
+  return absl::StrCat("process ", credentials.pid);
+}
+
+}  // namespace ibnbd::bridge

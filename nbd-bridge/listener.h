@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where NBD clients come in: a unix socket, a TCP address, or sockets that systemd opened for us.
+// A socket file that nobody listens on any more is replaced, a live one is not stolen; the file is
+// removed at the end if it is still ours.  Made on the main thread, used on the first loop.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+
+namespace ibnbd::bridge {
+
+class ListenSocket {
+ public:
+  // "unix:/run/x.sock", "/run/x.sock", "tcp:host:port", "host:port", "[::1]:0".  Without a port:
+  // NBD's, 10809.  A relative path needs "unix:".
+  static absl::StatusOr<ListenSocket> Open(const std::string& address);
+  // Of systemd's socket activation (LISTEN_FDS); empty if there are none.
+  static absl::StatusOr<std::vector<ListenSocket>> FromSystemd();
+
+  ListenSocket(ListenSocket&& other) noexcept;
+  ListenSocket& operator=(ListenSocket&&) = delete;
+  ~ListenSocket();
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  // What a client connects to: "unix:/run/x.sock", "tcp:127.0.0.1:10809".
+  [[nodiscard]] const std::string& address() const { return address_; }
+
+ private:
+  explicit ListenSocket(UniqueFd fd) : fd_(std::move(fd)) {}
+  static absl::StatusOr<ListenSocket> OpenUnix(const std::string& path);
+  static absl::StatusOr<ListenSocket> OpenTcp(const std::string& host_and_port);
+
+  UniqueFd fd_;
+  std::string address_;
+  std::string unlink_path_;  // Empty: not ours to remove.
+  dev_t device_ = 0;         // Of the file, so that a successor's is not removed.
+  ino_t inode_ = 0;
+};
+
+// "127.0.0.1:40000" or "a unix socket": who is at the other end, for the log.
+std::string PeerOf(int fd);
+
+}  // namespace ibnbd::bridge

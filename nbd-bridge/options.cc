@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// See options.h.
+#include "nbd-bridge/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/status_macros.h"
+
+namespace ibnbd::bridge {
+namespace {
+
+constexpr std::uint32_t kThreadsMax = 64;  // As many queues as a session may have.
+
+struct RawOptions {
+  std::vector<std::string> sockets, listen, volumes;
+  std::string on_loss = "hold", connection_memory = "32M";
+  bool read_only = false, wait = false;
+  std::uint32_t threads = 1;
+  int connections_max = 256;
+  double handshake_timeout = 30, stop_timeout = 10;
+  int verbosity = 0;
+};
+
+void Declare(CLI::App& app, RawOptions& raw) {
+  app.set_version_flag("--version", absl::StrCat("nbd-bridge ", ibnbd_version()));
+  app.add_option("volume", raw.volumes,
+                 "[NAME=]tcp://HOST[:PORT]/VOLUME: a volume, and what NBD clients call it "
+                 "(its own name if not given)")
+      ->required();
+  app.add_option("-s,--socket", raw.sockets, "Listen on this unix socket")
+      ->type_name("PATH")
+      ->take_all();
+  app.add_option("-l,--listen", raw.listen, "Listen on tcp:HOST[:PORT] or unix:PATH")
+      ->type_name("ADDRESS")
+      ->take_all();
+  app.add_flag("-r,--readonly", raw.read_only, "Open the volumes read-only");
+  app.add_option("--on-loss", raw.on_loss,
+                 "When the server is lost: hold, or fail-after=TIME (500ms, 30s, 2m)")
+      ->type_name("POLICY")
+      ->capture_default_str();
+  app.add_flag("-w,--wait", raw.wait, "Wait for servers that are not there yet");
+  app.add_option("-t,--threads", raw.threads, "Threads; each has a connection to every server")
+      ->check(CLI::Range(1u, kThreadsMax))
+      ->capture_default_str();
+  app.add_option("--connections-max", raw.connections_max, "NBD connections at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--connection-memory", raw.connection_memory,
+                 "Buffers of a connection, 1M to 32M; also its largest request")
+      ->type_name("SIZE")
+      ->capture_default_str();
+  app.add_option("--handshake-timeout", raw.handshake_timeout, "Seconds to choose an export")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  app.add_option("--stop-timeout", raw.stop_timeout, "Seconds to finish IO after SIGTERM")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  app.add_flag("-v,--verbose", raw.verbosity, "Say more (twice: much more)");
+}
+
+absl::StatusOr<ProgramOptions> Check(const RawOptions& raw) {
+  ProgramOptions options;
+  BridgeOptions& bridge = options.bridge;
+  for (const std::string& text : raw.volumes) {
+    ASSIGN_OR_RETURN(VolumeSpec spec, ParseVolume(text));
+    bridge.volumes.volumes.push_back(std::move(spec));
+  }
+  for (const std::string& path : raw.sockets) bridge.listen.push_back(absl::StrCat("unix:", path));
+  for (const std::string& address : raw.listen) bridge.listen.push_back(address);
+  ASSIGN_OR_RETURN(bridge.volumes.fail_after_ms, ParseLossPolicy(raw.on_loss));
+  auto memory = ParseSize(raw.connection_memory);
+  if (!memory.ok()) return Annotate(memory.status(), "--connection-memory");
+  constexpr std::uint64_t kMiB = 1u << 20;
+  if (*memory < kMiB || *memory > 32 * kMiB || *memory % kMiB != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--connection-memory ", raw.connection_memory,
+                     ": must be a whole number of megabytes from 1M to 32M"));
+  }
+  bridge.connection_memory = static_cast<std::uint32_t>(*memory);
+  bridge.volumes.read_only = raw.read_only;
+  bridge.volumes.wait_for_servers = raw.wait;
+  bridge.thread_count = raw.threads;
+  bridge.connections_max = raw.connections_max;
+  bridge.handshake_timeout_ms = static_cast<std::uint32_t>(raw.handshake_timeout * 1000);
+  bridge.stop_timeout_ms = static_cast<std::uint32_t>(raw.stop_timeout * 1000);
+  options.verbosity = raw.verbosity;
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<ProgramOptions> ParseProgramOptions(int argc, char** argv) {
+  CLI::App app("Serves volumes of an RNBD server to NBD clients.", "nbd-bridge");
+  RawOptions raw;
+  try {
+    Declare(app, raw);
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    ProgramOptions options;
+    options.message = app.help();
+    return options;
+  } catch (const CLI::CallForVersion&) {
+    ProgramOptions options;
+    options.message = absl::StrCat(app.version(), "\n");
+    return options;
+  } catch (const CLI::Error& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  return Check(raw);
+}
+
+absl::StatusOr<VolumeSpec> ParseVolume(const std::string& text) {
+  VolumeSpec spec;
+  std::string uri = text;
+  // A name may hold anything but '='; one before "://" is a name's.
+  const std::size_t scheme = text.find("://");
+  const std::size_t equals = text.find('=');
+  const bool named =
+      equals != std::string::npos && (scheme == std::string::npos || equals < scheme);
+  if (named) {
+    spec.export_name = text.substr(0, equals);
+    uri = text.substr(equals + 1);
+  }
+  ASSIGN_OR_RETURN(spec.uri, ParseUri(uri));
+  if (spec.uri.export_name.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("volume ", text, ": the URI names a server, but no volume of it"));
+  }
+  if (!named) spec.export_name = spec.uri.export_name;
+  if (spec.export_name.size() > proto::kNbdNameMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("volume ", text, ": the name is longer than ", proto::kNbdNameMax));
+  }
+  return spec;
+}
+
+absl::StatusOr<std::int64_t> ParseLossPolicy(const std::string& text) {
+  const auto error = [&] {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--on-loss ", text, ": say hold, or fail-after=TIME, as in fail-after=30s"));
+  };
+  if (text == "hold") return -1;
+  absl::string_view rest = text;
+  if (!absl::ConsumePrefix(&rest, "fail-after=")) return error();
+  std::int64_t unit_ms = 1000;
+  if (absl::ConsumeSuffix(&rest, "ms")) {
+    unit_ms = 1;
+  } else if (absl::ConsumeSuffix(&rest, "m")) {
+    unit_ms = 60'000;
+  } else {
+    (void)absl::ConsumeSuffix(&rest, "s");  // Seconds also without a unit.
+  }
+  std::int64_t value = 0;
+  if (!absl::SimpleAtoi(rest, &value) || value < 0 || value > 1'000'000'000) return error();
+  return value * unit_ms;
+}
+
+absl::StatusOr<std::uint64_t> ParseSize(const std::string& text) {
+  absl::string_view rest = text;
+  unsigned shift = 0;
+  constexpr absl::string_view kUnits = "KMGT";
+  if (!rest.empty()) {
+    const std::size_t unit = kUnits.find(rest.back());
+    if (unit != absl::string_view::npos) {
+      shift = static_cast<unsigned>(unit + 1) * 10;
+      rest.remove_suffix(1);
+    }
+  }
+  std::uint64_t value = 0;
+  if (!absl::SimpleAtoi(rest, &value) ||
+      value > std::numeric_limits<std::uint64_t>::max() >> shift) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" is not a size, as 4K or 32M"));
+  }
+  return value << shift;
+}
+
+}  // namespace ibnbd::bridge

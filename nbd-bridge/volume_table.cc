@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// See volume_table.h.
+#include "nbd-bridge/volume_table.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "proto/nbd.h"
+
+namespace ibnbd::bridge {
+namespace {
+
+constexpr std::uint32_t kConnectTimeoutMs = 10'000;
+constexpr std::uint32_t kIoDepthMax = 4096;  // Per queue; connections have 256 each at most.
+
+absl::Status LibraryError(int result, absl::string_view what) {
+  const std::string text = ibnbd_error_message();
+  if (text.empty()) return ErrnoStatus(result, what);
+  // The library's text holds the cause already.
+  return absl::Status(ErrnoStatus(result, what).code(), absl::StrCat(what, ": ", text));
+}
+
+}  // namespace
+
+NbdExport ExportOf(const ibnbd_device_info& info, std::uint32_t payload_size_max) {
+  NbdExport result;
+  result.size = info.size;
+  result.block_size_min = info.logical_block_size;
+  result.block_size_preferred =
+      std::max({std::uint32_t{4096}, info.physical_block_size, info.logical_block_size});
+  result.block_size_max = payload_size_max;
+  // Every connection reaches the same volume of one server, and its FLUSH covers every write that
+  // was answered before, by whatever connection: what CAN_MULTI_CONN promises.
+  std::uint32_t flags = proto::kNbdHasFlags | proto::kNbdCanMultiConn;
+  if ((info.flags & IBNBD_DEVICE_READ_ONLY) != 0) flags |= proto::kNbdReadOnly;
+  if ((info.flags & IBNBD_DEVICE_WRITE_CACHE) != 0) flags |= proto::kNbdSendFlush;
+  if ((info.flags & IBNBD_DEVICE_FUA) != 0) flags |= proto::kNbdSendFua;
+  if ((info.flags & IBNBD_DEVICE_READ_ONLY) == 0) {
+    if (info.discard_max != 0) flags |= proto::kNbdSendTrim;
+    // FAST_ZERO is understood wherever zeroes are; where they are not fast it is answered so.
+    if (info.write_zeroes_max != 0) flags |= proto::kNbdSendWriteZeroes | proto::kNbdSendFastZero;
+  }
+  result.flags = static_cast<std::uint16_t>(flags);
+  return result;
+}
+
+VolumeTable::VolumeTable(const VolumeTableOptions& options) : options_(options) {}
+
+VolumeTable::~VolumeTable() { Close(0); }
+
+absl::StatusOr<std::unique_ptr<VolumeTable>> VolumeTable::Open(const VolumeTableOptions& options) {
+  std::unique_ptr<VolumeTable> table(new VolumeTable(options));
+  for (const VolumeSpec& spec : options.volumes) {
+    for (const Volume& other : table->volumes_) {
+      if (other.export_name == spec.export_name) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("two volumes are called \"", spec.export_name, "\"; use NAME=URI"));
+      }
+    }
+    RETURN_IF_ERROR(table->OpenVolume(spec));
+  }
+  return table;
+}
+
+absl::StatusOr<std::size_t> VolumeTable::SessionFor(const Uri& uri) {
+  Uri server = uri;
+  server.export_name.clear();
+  const std::string address = server.ToString();
+  for (std::size_t i = 0; i < servers_.size(); ++i) {
+    if (servers_[i] == address) return i;
+  }
+  ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+  options.queue_count = options_.queue_count;
+  options.io_depth_max = kIoDepthMax;
+  options.bounce_bytes = 0;
+  options.connect_timeout_ms = kConnectTimeoutMs;
+  if (options_.wait_for_servers) {
+    options.flags |= IBNBD_SESSION_RETRY;
+    options.connect_timeout_ms = std::numeric_limits<std::int32_t>::max();
+  }
+  ibnbd_session* session = nullptr;
+  if (const int result = ibnbd_session_open(address.c_str(), &options, &session); result != 0) {
+    return LibraryError(result, absl::StrCat("connect to ", address));
+  }
+  servers_.push_back(address);
+  sessions_.push_back(session);
+  return sessions_.size() - 1;
+}
+
+absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
+  Volume volume;
+  ASSIGN_OR_RETURN(volume.session_index, SessionFor(spec.uri));
+  volume.session = sessions_[volume.session_index];
+  volume.export_name = spec.export_name;
+  const std::string what =
+      absl::StrCat("open ", spec.uri.export_name, " on ", servers_[volume.session_index]);
+  ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
+  options.access = options_.read_only ? IBNBD_READ_ONLY : IBNBD_READ_WRITE;
+  options.open_timeout_ms = kConnectTimeoutMs;
+  options.fail_after_ms = options_.fail_after_ms;
+  const char* name = spec.uri.export_name.c_str();
+  int result = ibnbd_device_open(volume.session, name, &options, &volume.device);
+  if (result == -EROFS && !options_.read_only) {
+    LOG_INFO(what, ": the export is read-only");
+    options.access = IBNBD_READ_ONLY;
+    result = ibnbd_device_open(volume.session, name, &options, &volume.device);
+  }
+  if (result != 0) return LibraryError(result, what);
+  volume.read_only = options.access == IBNBD_READ_ONLY;
+  volume.description = spec.uri.ToString();
+  volumes_.push_back(std::move(volume));
+  return absl::OkStatus();
+}
+
+void VolumeTable::Close(std::uint32_t timeout_ms) {
+  // Closing a session closes its devices.
+  for (ibnbd_session* session : sessions_) {
+    if (const int result = ibnbd_session_close(session, timeout_ms); result != 0) {
+      LOG_WARN("close a session: ", ibnbd_error_message());
+    }
+  }
+  sessions_.clear();
+  servers_.clear();
+  volumes_.clear();
+}
+
+std::vector<ibnbd_queue*> VolumeTable::QueuesOf(std::uint32_t index) const {
+  std::vector<ibnbd_queue*> queues;
+  for (ibnbd_session* session : sessions_) queues.push_back(ibnbd_session_queue(session, index));
+  return queues;
+}
+
+NbdExport VolumeTable::Describe(std::size_t index) const {
+  const Volume& volume = volumes_[index];
+  ibnbd_device_info info{};
+  info.struct_size = sizeof(info);
+  NbdExport result;
+  if (ibnbd_device_get_info(volume.device, &info) == 0) {
+    if (volume.read_only) info.flags |= IBNBD_DEVICE_READ_ONLY;
+    result = ExportOf(info, options_.payload_size_max);
+  }
+  result.name = volume.export_name;
+  result.description = volume.description;
+  return result;
+}
+
+std::optional<std::size_t> VolumeTable::Find(std::string_view name) const {
+  for (std::size_t i = 0; i < volumes_.size(); ++i) {
+    if (volumes_[i].export_name == name) return i;
+  }
+  if (name.empty() && volumes_.size() == 1) return 0;
+  return std::nullopt;
+}
+
+}  // namespace ibnbd::bridge

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The volumes that the bridge offers, and the sessions they share: one session per server, with one
+// queue per loop.  Built at start by the main thread, which also takes it down; read by all loops.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/socket_address.h"
+#include "ibnbd/ibnbd.h"
+#include "nbd-bridge/nbd_handshake.h"
+
+namespace ibnbd::bridge {
+
+struct VolumeSpec {
+  std::string export_name;  // As NBD clients call it.
+  Uri uri;                  // The server and the volume's name there.
+};
+
+struct VolumeTableOptions {
+  std::vector<VolumeSpec> volumes;
+  bool read_only = false;
+  bool wait_for_servers = false;
+  std::int64_t fail_after_ms = -1;  // Loss policy; -1: hold for ever.
+  std::uint32_t queue_count = 1;    // One per loop.
+  std::uint32_t payload_size_max = 32u << 20;
+};
+
+struct Volume {
+  std::string export_name;
+  std::string description;
+  ibnbd_session* session = nullptr;
+  std::size_t session_index = 0;
+  ibnbd_device* device = nullptr;
+  bool read_only = false;
+};
+
+class VolumeTable final : public NbdExports {
+ public:
+  // "open vol0 on tcp://host:1234: No such file or directory".
+  static absl::StatusOr<std::unique_ptr<VolumeTable>> Open(const VolumeTableOptions& options);
+  ~VolumeTable() override;  // Close(), if that was not called.
+
+  // Fences off what is outstanding; returns within about `timeout_ms` per session.
+  void Close(std::uint32_t timeout_ms);
+
+  [[nodiscard]] const Volume& volume(std::size_t index) const { return volumes_[index]; }
+  [[nodiscard]] const std::vector<ibnbd_session*>& sessions() const { return sessions_; }
+  // The queues of loop `index`, in the order of sessions().
+  [[nodiscard]] std::vector<ibnbd_queue*> QueuesOf(std::uint32_t index) const;
+
+  // NbdExports.  The default export is the only one, or one that was given an empty name.
+  [[nodiscard]] std::size_t count() const override { return volumes_.size(); }
+  [[nodiscard]] NbdExport Describe(std::size_t index) const override;
+  [[nodiscard]] std::optional<std::size_t> Find(std::string_view name) const override;
+
+ private:
+  explicit VolumeTable(const VolumeTableOptions& options);
+  absl::Status OpenVolume(const VolumeSpec& spec);
+  absl::StatusOr<std::size_t> SessionFor(const Uri& uri);
+
+  const VolumeTableOptions options_;
+  std::vector<std::string> servers_;  // Of sessions_, as URIs.
+  std::vector<ibnbd_session*> sessions_;
+  std::vector<Volume> volumes_;
+};
+
+// What NBD clients are told of a device; exposed for tests.
+NbdExport ExportOf(const ibnbd_device_info& info, std::uint32_t payload_size_max);
+
+}  // namespace ibnbd::bridge
