@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fabric for machines without RDMA: verbs semantics over TCP sockets, driven by io_uring.  Frames
-// are described in proto/tcp_framing.md.  Linked by fabric/open_fabric.cc and by tests.
+// The fabric for machines without RDMA: verbs semantics over TCP sockets, driven by io_uring.
+// Frames are described in proto/tcp_framing.md.  Linked by fabric/open_fabric.cc and by tests.
 #pragma once
 
 #include <memory>

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The passive side's way to a connection: a listening socket, the strangers that are still saying
+// their greeting (few, and not for long), and the connection requests that the engine has not
+// answered. On the thread of the poller that listens, except that an Incoming may be accepted
+// elsewhere.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "fabric/fabric.h"
+#include "fabric/tcp/tcp_poller.h"
+#include "fabric/tcp/tcp_socket.h"
+#include "reactor/timers.h"
+
+namespace ibnbd::tcp {
+
+// How many strangers and unanswered requests a listener holds; shared with requests on their way
+// through other threads.
+using OpenCount = std::shared_ptr<std::atomic<std::uint32_t>>;
+
+class TcpAcceptor;
+
+// One stranger until its greeting is complete.
+class TcpHandshake {
+ public:
+  TcpHandshake(TcpAcceptor& acceptor, TcpPoller& poller, UniqueFd fd);
+  void Start();
+  void Abort();  // It ends, and is removed by the acceptor, when the kernel is through with it.
+
+ private:
+  void OnRecvCqe(int result, std::uint32_t flags);
+  void ArmRecv();
+  TcpAcceptor& acceptor_;
+  TcpPoller& poller_;
+  UniqueFd fd_;
+  MemberOp<TcpHandshake> op_;
+  Timer timer_;
+  GreetingReader reader_;
+  bool aborted_ = false;
+};
+
+class TcpAcceptor {
+ public:
+  // More wait in the kernel's backlog.
+  static constexpr std::uint32_t kOpenMax = 128;
+
+  TcpAcceptor(TcpPoller& poller, UniqueFd fd, std::uint64_t context);
+  void Stop();
+  [[nodiscard]] bool idle() const { return !op_.armed() && handshakes_.empty(); }
+  [[nodiscard]] std::uint64_t context() const { return context_; }
+  [[nodiscard]] SocketAddress local_address() const { return LocalAddressOf(fd_.get()); }
+
+  // For handshakes: it has ended, with a greeting (then `fd` is valid) or without.  Destroys it.
+  void OnHandshakeEnd(TcpHandshake& handshake, UniqueFd fd,
+                      std::span<const std::byte> private_data);
+
+ private:
+  void Arm();
+  void OnAcceptCqe(int result, std::uint32_t flags);
+
+  TcpPoller& poller_;
+  UniqueFd fd_;
+  const std::uint64_t context_;
+  MemberOp<TcpAcceptor> op_;
+  Timer retry_timer_;
+  OpenCount open_count_;
+  std::vector<std::unique_ptr<TcpHandshake>> handshakes_;
+  bool stopping_ = false;
+};
+
+class TcpListener final : public fabric::Listener {
+ public:
+  TcpListener(TcpPoller& poller, std::unique_ptr<TcpAcceptor> acceptor);
+  ~TcpListener() override;
+  SocketAddress local_address() const override { return local_address_; }
+
+ private:
+  TcpPoller& poller_;
+  std::unique_ptr<TcpAcceptor> acceptor_;
+  const SocketAddress local_address_;
+};
+
+}  // namespace ibnbd::tcp
