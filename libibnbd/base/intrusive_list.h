@@ -46,6 +46,12 @@ class IntrusiveList {
     DCHECK(!empty());
     return static_cast<T&>(*head_.next_);
   }
+  // The element behind `element`, which is on this list; null if it is the last.
+  [[nodiscard]] T* Next(T& element) {
+    ListHook* next = static_cast<ListHook&>(element).next_;
+    DCHECK(next != nullptr);
+    return next == &head_ ? nullptr : &static_cast<T&>(*next);
+  }
   void PushBack(T& element) { InsertBefore(head_, element); }
   void PushFront(T& element) { InsertBefore(*head_.next_, element); }
   T& PopFront() {

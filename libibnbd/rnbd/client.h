@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The RNBD client: devices of one server over one RTRS session.  The control plane lives on the control
-// reactor (opening, reopening after a reconnect, identity checks, loss policy); IOs are submitted to
-// a DeviceQueue on the thread of its lane.
+// The RNBD client: devices of one server over one RTRS session.  The control plane lives on the
+// control reactor (opening, reopening after a reconnect, identity checks, loss policy); IOs are
+// submitted to a DeviceQueue on the thread of its lane.
 //
-//   C1  Every IO that Submit() accepted completes exactly once, on the queue's thread, never from inside
-//       Submit().
-//   C2  While the server is away IOs are held and re-issued in order of submission once the device has been
-//       opened again *and found to be the same volume*; how long is the device's loss policy.
-//   C3  An IO larger than what one chunk carries is split; it completes when all parts have, with the
-//       first error.  Nothing is promised about the order of parts.
+//   C1  Every IO that Submit() accepted completes exactly once, on the queue's thread, never from
+//       inside Submit().
+//   C2  While the server is away IOs are held and re-issued in order of submission once the device
+//       has been opened again *and found to be the same volume*; how long is its loss policy.
+//   C3  An IO larger than what one chunk carries is split; it completes when all parts have, with
+//       the first error.  Nothing is promised about the order of parts.
 //   C4  Close() ends within its deadline in every state of the network.
 #pragma once
 
@@ -32,24 +32,31 @@ enum class IoOp : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, 
 class Io : public ListHook {
  public:
   IoOp op = IoOp::kRead;
-  bool fua = false;       // kWrite, kWriteZeroes.
-  bool preflush = false;  // kWrite.
-  bool no_unmap = false;  // kWriteZeroes.
-  std::uint64_t offset = 0;  // Bytes; a multiple of the logical block size.
-  std::uint64_t length = 0;  // Bytes; likewise; 0 for kFlush only.
-  std::span<std::byte> data;    // kRead, kWrite: `length` bytes of registered memory.
+  bool fua = false;                  // kWrite, kWriteZeroes.
+  bool preflush = false;             // kWrite.
+  bool no_unmap = false;             // kWriteZeroes.
+  std::uint64_t offset = 0;          // Bytes; a multiple of the logical block size.
+  std::uint64_t length = 0;          // Bytes; likewise; 0 for kFlush only.
+  std::span<std::byte> data;         // kRead, kWrite: `length` bytes of registered memory.
   std::uint32_t lkey = 0, rkey = 0;  // Of the region that covers `data`.
 
   virtual void OnIoDone(int error) = 0;
+
+  // How far it has come: the queue's.
+  struct Progress {
+    std::uint64_t issued = 0;     // Bytes that parts have been made for; a flush counts as one.
+    std::uint32_t parts_out = 0;  // Parts posted and not yet answered.
+    int error = 0;                // The first one.
+    std::uint8_t phase = 0;
+    bool lost = false;  // A part did not come back: all is to be issued again.
+  };
 
  protected:
   virtual ~Io() = default;
 
  private:
   friend class DeviceQueue;
-  std::uint64_t issued_ = 0;      // Bytes that parts have been made for.
-  std::uint32_t parts_out_ = 0;   // Parts posted and not yet answered.
-  int error_ = 0;
+  Progress progress_;
 };
 
 enum class AccessMode : std::uint8_t { kReadOnly = 0, kReadWrite = 1, kMigration = 2 };
@@ -70,11 +77,12 @@ struct DeviceInfo {
 };
 
 enum class DeviceState : std::uint8_t {
-  kOpening,   // Waits for the server's first answer to OPEN.
-  kOpen,      // IOs flow.
-  kHeld,      // The path is down, or the server has not (yet) given the same volume back: IOs wait.
-  kFailing,   // The loss policy's time is over: IOs fail with -ETIMEDOUT until the device is open again.
-  kClosing,   // Waits for outstanding IOs and the answer to CLOSE.
+  kOpening,  // Waits for the server's first answer to OPEN.
+  kOpen,     // IOs flow.
+  kHeld,     // The path is down, or the server has not (yet) given the same volume back: IOs wait.
+  kFailing,  // The loss policy's time is over: IOs fail with -ETIMEDOUT until the device is open
+             // again.
+  kClosing,  // Waits for outstanding IOs and the answer to CLOSE.
   kClosed
 };
 
@@ -101,17 +109,20 @@ class Client final : public rtrs::ClientSessionObserver {
   ~Client() override;  // Requires: closed.
 
   // --- On the control thread.  Callbacks come there too, exactly once. ---
-  // Starts connecting.  `on_ready` gets OK when the session is up for the first time, or the error of
-  // the first round if `retry` is false (the client is then closed); with `retry` it keeps trying.
+  // Starts connecting.  `on_ready` gets OK when the session is up for the first time, or the error
+  // of the first round if `retry` is false; with `retry` it keeps trying, unless the server refused
+  // in a way that trying again cannot mend.  With an error the client is closed() already.
   void Start(bool retry, std::function<void(absl::Status)> on_ready);
   void OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
                   std::function<void(absl::StatusOr<Device*>)> done);
-  // Waits for outstanding IOs at most `deadline_ns`, then resets the path to fence them off and fails
-  // them (-ECANCELED); then `done`; then `device` is gone.
+  // Waits for outstanding IOs at most `deadline_ns` (from now, as in Close()), then resets the path
+  // to fence them off and fails them (-ECANCELED); then `done`; then `device` is gone.  Nobody
+  // submits to it any more from this call on.  A lane without outstanding IOs need not be polled.
   void CloseDevice(Device* device, std::int64_t deadline_ns, std::function<void()> done);
   void ListExports(std::function<void(absl::StatusOr<std::vector<ExportEntry>>)> done);
   void Ping(std::function<void(absl::StatusOr<std::int64_t> round_trip_ns)> done);
-  // Closes all devices and the session; bounded by `deadline_ns`.
+  // Closes all devices and the session; bounded by `deadline_ns` as far as the lanes' reactors run:
+  // a lane that nobody polls is waited for.  Opens that are pending fail (kCancelled).
   void Close(std::int64_t deadline_ns, std::function<void()> done);
   void SetLossPolicy(Device* device, const LossPolicy& policy);
   [[nodiscard]] rtrs::ClientSession& session();
@@ -144,8 +155,14 @@ class Device {
 class DeviceQueue {
  public:
   virtual ~DeviceQueue() = default;
-  // 0: accepted, C1 holds.  Otherwise nothing happened: -EINVAL (misaligned, out of range, zero length, an
-  // unknown combination), -EROFS... see the implementation's table; -EOPNOTSUPP; -ESHUTDOWN (closing).
+  // 0: accepted, C1 holds.  Otherwise nothing happened:
+  //   -ESHUTDOWN   the device is closing;
+  //   -EINVAL      misaligned, out of range, length 0 (but for a flush), data of another size, or
+  //                a flag that the operation does not have;
+  //   -EPERM       the device is read-only and this would change it;
+  //   -EOPNOTSUPP  the device cannot discard, write zeroes or erase.
+  // Then, by OnIoDone(): the server's error; -ETIMEDOUT when the loss policy ended the wait;
+  // -ECANCELED when closing did.
   virtual int Submit(Io& io) = 0;
   struct Stats {
     std::uint64_t submitted = 0, completed = 0, errors = 0, held = 0, reissued = 0;
@@ -155,9 +172,7 @@ class DeviceQueue {
 
  protected:
   // For implementations: the fields of an Io that belong to the queue.
-  static std::uint64_t& issued(Io& io) { return io.issued_; }
-  static std::uint32_t& parts_out(Io& io) { return io.parts_out_; }
-  static int& error(Io& io) { return io.error_; }
+  static Io::Progress& progress(Io& io) { return io.progress_; }
 };
 
 }  // namespace ibnbd::rnbd

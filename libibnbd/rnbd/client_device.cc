@@ -1,1 +1,288 @@
 // SPDX-License-Identifier: Apache-2.0
+// Opening a device, again and again.  Closing it is in client_device_close.cc.
+#include "rnbd/client_device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace ibnbd::rnbd {
+namespace {
+
+constexpr std::int64_t kRetryNs = kNsPerSecond;
+
+proto::AccessMode WireMode(AccessMode mode) {
+  switch (mode) {
+    case AccessMode::kReadOnly:
+      return proto::AccessMode::kReadOnly;
+    case AccessMode::kReadWrite:
+      return proto::AccessMode::kReadWrite;
+    case AccessMode::kMigration:
+      return proto::AccessMode::kMigration;
+  }
+  return proto::AccessMode::kReadOnly;
+}
+
+// Sectors of the wire as bytes per request: whole blocks, and less than what bi_size can say.
+std::uint32_t BytesMax(std::uint32_t sectors, std::uint32_t block) {
+  const std::uint64_t bytes =
+      std::min<std::uint64_t>(sectors * proto::kSectorSize, std::uint64_t{1} << 31);
+  return static_cast<std::uint32_t>(bytes / block * block);
+}
+
+}  // namespace
+
+DeviceImpl::DeviceImpl(const Context& context, std::string name, AccessMode mode,
+                       const LossPolicy& policy, OpenDone done)
+    : context_(context),
+      name_(std::move(name)),
+      mode_(mode),
+      policy_(policy),
+      open_done_(std::move(done)),
+      retry_timer_(context.control.reactor().timers(), [this] { StartOpen(); }),
+      loss_timer_(context.control.reactor().timers(), [this] { OnLossTimer(); }),
+      close_timer_(context.control.reactor().timers(), [this] { OnCloseTimer(); }),
+      close_deadline_timer_(context.control.reactor().timers(), [this] { OnCloseDeadline(); }) {
+  info_.name = name_;
+}
+
+DeviceImpl::~DeviceImpl() { CHECK(queues_.empty()); }
+
+std::string DeviceImpl::Name() const { return absl::StrCat("device ", name_); }
+
+template <class F>
+void DeviceImpl::PostToQueues(F f) {
+  for (const auto& queue : queues_) {
+    queue->lane().port().reactor().Post([queue = queue.get(), f] { f(*queue); });
+  }
+}
+
+void DeviceImpl::OnReady() {
+  ready_ = true;
+  // One that is closing is opened again only to let what it holds finish.
+  if (state_ == DeviceState::kClosing && (Outstanding() == 0 || close_overdue_)) return;
+  StartOpen();
+}
+
+void DeviceImpl::StartOpen() {
+  if (!ready_ || open_in_flight_ || gone_) return;
+  retry_timer_.Cancel();
+  open_in_flight_ = true;
+  proto::Open open;
+  open.access_mode = WireMode(mode_);
+  CHECK(proto::SetName(&open.dev_name, name_));  // Client::OpenDevice() has checked it.
+  context_.calls.Start(absl::StrCat("OPEN ", name_), proto::AsBytes(open), sizeof(proto::OpenRsp),
+                       [self = shared_from_this()](int error, std::span<const std::byte> reply) {
+                         self->OnOpenReply(error, reply);
+                       });
+}
+
+void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
+  open_in_flight_ = false;
+  if (!ready_ || error == -ECONNABORTED || error == -ENOTCONN) return;  // OnReady() comes again.
+  if (error != 0 && gone_) return;
+  if (error != 0) return OnOpenRefused(ErrnoStatus(error, absl::StrCat("open ", name_)));
+  proto::OpenRsp answer;
+  const char* reason = proto::DecodeOpenRsp(reply, &answer);
+  if (reason != nullptr) {
+    context_.session.ResetPath(absl::InternalError(absl::StrCat("open ", name_, ": ", reason)));
+    return;
+  }
+  if (gone_) return SendClose(answer.device_id.get(), [] {});
+  device_id_ = answer.device_id.get();
+  has_device_id_ = true;
+  DeviceInfo info;
+  absl::Status status = TakeReply(answer, &info);
+  const bool first = queues_.empty();
+  if (status.ok() && !first) status = CheckIdentity(info);
+  if (!status.ok()) {
+    has_device_id_ = false;
+    SendClose(device_id_, [] {});
+    return OnOpenRefused(status);
+  }
+  if (first) {
+    info_ = std::move(info);
+    OnFirstOpen();
+  }
+  OnOpen();
+}
+
+absl::Status DeviceImpl::TakeReply(const proto::OpenRsp& reply, DeviceInfo* info) const {
+  const rtrs::SessionLimits& limits = context_.session.limits();
+  const std::uint32_t block = reply.logical_block_size.get();
+  info->name = name_;
+  info->size_bytes = reply.nsectors.get() * proto::kSectorSize;
+  info->logical_block_size = block;
+  info->physical_block_size = std::max<std::uint32_t>(reply.physical_block_size.get(), block);
+  info->io_size_max = limits.io_size_max / block * block;
+  info->discard_bytes_max = BytesMax(reply.max_discard_sectors.get(), block);
+  info->discard_granularity = reply.discard_granularity.get();
+  info->discard_alignment = reply.discard_alignment.get();
+  info->write_zeroes_bytes_max = BytesMax(reply.max_write_zeroes_sectors.get(), block);
+  info->secure_erase = reply.secure_discard.get() != 0;
+  info->write_cache = (reply.cache_policy & proto::kCacheWriteback) != 0;
+  info->fua = (reply.cache_policy & proto::kCacheFua) != 0;
+  info->read_only = mode_ == AccessMode::kReadOnly;
+  info->volume_id = limits.peer_is_ibnbd ? reply.volume_id.get() : 0;
+  if (info->io_size_max == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("open ", name_, ": a block of ", block, " bytes is more than the ",
+                     limits.io_size_max, " bytes that the server takes at once"));
+  }
+  if (info->size_bytes % block != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "open ", name_, ": its size ", info->size_bytes, " is not a multiple of its block size"));
+  }
+  return absl::OkStatus();
+}
+
+// D9: what is behind the name now must be what we know, or our IOs would go to somebody else's
+// data.
+absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
+  const auto refuse = [this](absl::string_view what, std::uint64_t was, std::uint64_t is) {
+    return absl::FailedPreconditionError(absl::StrCat("the server offers another volume as ", name_,
+                                                      ": its ", what, " was ", was, " and is ",
+                                                      is));
+  };
+  if (info_.volume_id != 0 && found.volume_id != 0 && info_.volume_id != found.volume_id) {
+    return refuse("volume id", info_.volume_id, found.volume_id);
+  }
+  if (found.logical_block_size != info_.logical_block_size) {
+    return refuse("block size", info_.logical_block_size, found.logical_block_size);
+  }
+  if (found.size_bytes < info_.size_bytes) {
+    return refuse("size", info_.size_bytes, found.size_bytes);
+  }
+  // What held IOs may already count on.
+  if (info_.fua && !found.fua && found.write_cache) return refuse("FUA", 1, 0);
+  if (!info_.write_cache && found.write_cache) return refuse("write cache", 0, 1);
+  if (found.io_size_max < info_.io_size_max) {
+    return refuse("IO size", info_.io_size_max, found.io_size_max);
+  }
+  if (found.discard_bytes_max < info_.discard_bytes_max) {
+    return refuse("discard limit", info_.discard_bytes_max, found.discard_bytes_max);
+  }
+  if (found.write_zeroes_bytes_max < info_.write_zeroes_bytes_max) {
+    return refuse("write-zeroes limit", info_.write_zeroes_bytes_max, found.write_zeroes_bytes_max);
+  }
+  if (found.size_bytes > info_.size_bytes) {
+    LOG_WARN(Name(), " has grown from ", info_.size_bytes, " to ", found.size_bytes,
+             " bytes: open it anew to use them");
+  }
+  return absl::OkStatus();
+}
+
+void DeviceImpl::OnFirstOpen() {
+  for (std::size_t i = 0; i < context_.session.lane_count(); ++i) {
+    rtrs::ClientLane& lane = context_.session.lane(i);
+    auto on_not_open = [weak = weak_from_this(),
+                        reactor = &context_.control.reactor()](std::uint32_t generation) {
+      reactor->Post([weak, generation] {
+        if (const auto self = weak.lock()) self->OnNotOpen(generation);
+      });
+    };
+    queues_.push_back(std::make_unique<DeviceQueueImpl>(lane, info_, context_.io_parts_max,
+                                                        std::move(on_not_open)));
+  }
+  PostToQueues([](DeviceQueueImpl& queue) { queue.Attach(); });
+}
+
+void DeviceImpl::OnOpen() {
+  ++generation_;
+  lost_at_ns_ = -1;
+  loss_timer_.Cancel();
+  const DeviceQueueImpl::Opened opened{generation_, device_id_,
+                                       context_.session.limits().peer_is_ibnbd};
+  PostToQueues([opened](DeviceQueueImpl& queue) { queue.SetOpen(opened); });
+  if (state_ == DeviceState::kClosing) return;
+  LOG_INFO(Name(), " open, ", info_.size_bytes, " bytes, block ", info_.logical_block_size);
+  state_ = DeviceState::kOpen;
+  reason_.clear();
+  if (open_done_ == nullptr) return;
+  std::exchange(open_done_, nullptr)(this);
+}
+
+void DeviceImpl::OnOpenRefused(const absl::Status& why) {
+  if (open_done_ != nullptr) return Abandon(why);
+  RetrySoon(std::string(why.message()));
+}
+
+void DeviceImpl::Abandon(const absl::Status& why) {
+  CHECK(open_done_ != nullptr);
+  gone_ = true;
+  state_ = DeviceState::kClosed;
+  retry_timer_.Cancel();
+  const std::shared_ptr<DeviceImpl> self = shared_from_this();  // on_gone drops one.
+  const OpenDone done = std::exchange(open_done_, nullptr);
+  context_.on_gone(*this);
+  done(why);
+}
+
+// It stays held; the old session of a crashed client, say, may need a while to let the writer go.
+void DeviceImpl::RetrySoon(std::string reason) {
+  if (reason != reason_) LOG_WARN(Name(), " held: ", reason);
+  reason_ = std::move(reason);
+  retry_timer_.ArmAfter(kRetryNs);
+}
+
+// The server says that this device is not open in our session: it was revoked, or taken down and
+// up.
+void DeviceImpl::OnNotOpen(std::uint32_t generation) {
+  if (gone_ || generation != generation_ || !has_device_id_) return;
+  has_device_id_ = false;
+  PostToQueues([](DeviceQueueImpl& queue) { queue.SetHeld(); });
+  Hold("the server closed it");
+  if (ready_) StartOpen();
+}
+
+void DeviceImpl::OnSessionDown(const absl::Status& why) {
+  ready_ = false;
+  has_device_id_ = false;
+  retry_timer_.Cancel();
+  if (gone_) return;
+  if (open_done_ != nullptr) {
+    reason_ = std::string(why.message());
+    return;
+  }
+  PostToQueues([](DeviceQueueImpl& queue) { queue.SetHeld(); });
+  Hold(std::string(why.message()));
+}
+
+void DeviceImpl::Hold(std::string reason) {
+  reason_ = std::move(reason);
+  if (lost_at_ns_ < 0) lost_at_ns_ = context_.control.reactor().now_ns();
+  if (state_ != DeviceState::kOpen) return;
+  state_ = DeviceState::kHeld;
+  ArmLossTimer();
+}
+
+void DeviceImpl::ArmLossTimer() {
+  loss_timer_.Cancel();
+  if (policy_.fail_after_ns < 0 || lost_at_ns_ < 0) return;
+  loss_timer_.ArmAt(lost_at_ns_ + policy_.fail_after_ns);
+}
+
+void DeviceImpl::SetLossPolicy(const LossPolicy& policy) {
+  policy_ = policy;
+  if (state_ == DeviceState::kHeld) ArmLossTimer();
+}
+
+void DeviceImpl::OnLossTimer() {
+  if (state_ != DeviceState::kHeld) return;
+  state_ = DeviceState::kFailing;
+  LOG_WARN(Name(), " failing: the server was away for ", policy_.fail_after_ns / kNsPerMs,
+           " ms: ", reason_);
+  PostToQueues([](DeviceQueueImpl& queue) { queue.SetFailing(); });
+}
+
+std::uint32_t DeviceImpl::Outstanding() const {
+  std::uint32_t count = 0;
+  for (const auto& queue : queues_) count += queue->outstanding();
+  return count;
+}
+
+}  // namespace ibnbd::rnbd

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pauses between attempts: doubling from a minimum to a maximum, each with a jitter of up to a quarter
-// either way, so that many clients of a restarted server do not return in step.  Control thread.
+// Pauses between attempts: doubling from a minimum to a maximum, each with a jitter of up to a
+// quarter either way, so that many clients of a restarted server do not return in step.  Control
+// thread.
 #pragma once
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts missed heartbeats as RTRS does on both sides: at most one HB_MSG is unanswered at a time, and
-// any sign of life from the peer, on any connection of the path, clears the count.  No timer and
-// no IO of its own: the owner calls Tick() once per interval and does what the verdict says.  Control
-// thread.
+// Counts missed heartbeats as RTRS does on both sides: at most one HB_MSG is unanswered at a time,
+// and any sign of life from the peer, on any connection of the path, clears the count.  No timer
+// and no IO of its own: the owner calls Tick() once per interval and does what the verdict says.
+// Control thread.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The permits of one connection: the right to use one chunk of the server for one request.  A session's
-// chunks are dealt to its connections once, in contiguous ranges (DealPermits()), so that no
-// connection ever waits for another.  The permit released last is taken first: its chunk is warm in
-// the server's cache.  One thread.
+// The permits of one connection: the right to use one chunk of the server for one request.  A
+// session's chunks are dealt to its connections once, in contiguous ranges (DealPermits()), so that
+// no connection ever waits for another.  The permit released last is taken first: its chunk is warm
+// in the server's cache.  One thread.
 #pragma once
 
 #include <cstdint>

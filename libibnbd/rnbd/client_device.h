@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control side of a device: opens it, opens it again after every reconnect, checks that it is
+// still the same volume, ends the wait when the loss policy says so, and closes it within a
+// deadline.  The IOs are the queues' (client_device_queue.h), which are told by Reactor::Post().
+// Control thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "proto/rnbd.h"
+#include "reactor/timers.h"
+#include "rnbd/client.h"
+#include "rnbd/client_calls.h"
+#include "rnbd/client_device_queue.h"
+
+namespace ibnbd::rnbd {
+
+class DeviceImpl final : public Device, public std::enable_shared_from_this<DeviceImpl> {
+ public:
+  using OpenDone = std::function<void(absl::StatusOr<Device*>)>;
+  struct Context {  // The client's; outlives the device.
+    rtrs::Port& control;
+    rtrs::ClientSession& session;
+    ControlCalls& calls;
+    std::uint32_t io_parts_max;
+    // The device is closed or could not be opened: forget it.
+    std::function<void(DeviceImpl&)> on_gone;
+  };
+
+  DeviceImpl(const Context& context, std::string name, AccessMode mode, const LossPolicy& policy,
+             OpenDone done);
+  ~DeviceImpl() override;
+
+  [[nodiscard]] const DeviceInfo& info() const override { return info_; }
+  DeviceQueue& queue(std::size_t lane) override { return *queues_.at(lane); }
+  [[nodiscard]] DeviceState state() const override { return state_; }
+  [[nodiscard]] std::string state_reason() const override { return reason_; }
+
+  // The session is up and SESS_INFO is exchanged.
+  void OnReady();
+  void OnSessionDown(const absl::Status& why);
+  void SetLossPolicy(const LossPolicy& policy);
+  // For a device that was never open: its open fails with `why`.
+  void Abandon(const absl::Status& why);
+  void Close(std::int64_t deadline_ns, std::function<void()> done);
+
+ private:
+  void StartOpen();
+  void OnOpenReply(int error, std::span<const std::byte> reply);
+  absl::Status TakeReply(const proto::OpenRsp& reply, DeviceInfo* info) const;
+  absl::Status CheckIdentity(const DeviceInfo& found) const;
+  void OnFirstOpen();
+  void OnOpen();
+  void OnOpenRefused(const absl::Status& why);
+  void OnNotOpen(std::uint32_t generation);
+  void Hold(std::string reason);
+  void ArmLossTimer();
+  void OnLossTimer();
+  void RetrySoon(std::string reason);
+  void OnCloseTimer();
+  void OnCloseDeadline();
+  void StartClose();
+  void FinishClose();
+  void SendClose(std::uint32_t device_id, std::function<void()> done);
+  [[nodiscard]] std::uint32_t Outstanding() const;
+  [[nodiscard]] std::string Name() const;
+  template <class F>
+  void PostToQueues(F f);
+
+  const Context context_;
+  const std::string name_;
+  const AccessMode mode_;
+  LossPolicy policy_;
+  OpenDone open_done_;  // Until the first open.
+  DeviceState state_ = DeviceState::kOpening;
+  std::string reason_ = "waits for the session";
+  DeviceInfo info_;
+  std::vector<std::unique_ptr<DeviceQueueImpl>> queues_;
+  std::uint32_t generation_ = 0;
+  std::uint32_t device_id_ = 0;
+  bool ready_ = false;  // Of the session, as OnReady() and OnSessionDown() told.
+  bool open_in_flight_ = false;
+  bool has_device_id_ = false;  // The server has it open for us.
+  bool gone_ = false;
+  std::int64_t lost_at_ns_ = -1;  // Since when IOs are held; -1: they are not.
+  Timer retry_timer_;
+  Timer loss_timer_;
+  // Closing.
+  bool close_overdue_ = false;
+  bool close_sent_ = false;
+  std::vector<std::function<void()>> close_done_;
+  Timer close_timer_;
+  Timer close_deadline_timer_;
+};
+
+}  // namespace ibnbd::rnbd
