@@ -3,7 +3,9 @@
 #include "ibnbd-server/backends/file_backend.h"
 
 #include <gmock/gmock.h>
+#include <linux/loop.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 
@@ -246,6 +248,60 @@ TEST_F(FileBackendTest, AFullFileSystemIsEnospc) {
   queue_.reset();
   backend_.reset();
   EXPECT_EQ(umount(mount_point.c_str()), 0);
+}
+
+// A loop device over a file; unset if the machine does not let us have one.
+class LoopDevice {
+ public:
+  explicit LoopDevice(const std::string& file) {
+    const UniqueFd control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    const UniqueFd backing(open(file.c_str(), O_RDWR | O_CLOEXEC));
+    const int number = control.valid() ? ioctl(control.get(), LOOP_CTL_GET_FREE) : -1;
+    if (number < 0) return;
+    const std::string path = "/dev/loop" + std::to_string(number);
+    fd_.Reset(open(path.c_str(), O_RDWR | O_CLOEXEC));
+    if (fd_.valid() && ioctl(fd_.get(), LOOP_SET_FD, backing.get()) == 0) path_ = path;
+  }
+  ~LoopDevice() {
+    if (!path_.empty()) (void)ioctl(fd_.get(), LOOP_CLR_FD, 0);  // At the latest at the last close.
+  }
+  LoopDevice(const LoopDevice&) = delete;
+  LoopDevice& operator=(const LoopDevice&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  UniqueFd fd_;
+  std::string path_;
+};
+
+TEST_F(FileBackendTest, ABlockDeviceReadsWritesZeroesAndDiscards) {
+  const std::string file = dir_.MakeFile("disk.img", 8 << 20);
+  const LoopDevice device(file);
+  if (device.path().empty()) GTEST_SKIP() << "no loop device to be had";
+  Open(device.path());
+  EXPECT_EQ(geometry().size_bytes, 8u << 20);
+  EXPECT_NE(geometry().volume_id, 0u);
+  EXPECT_THAT(backend_->Describe(), testing::StartsWith("device /dev/loop"));
+  EXPECT_EQ(Write(0, 2 << 20, 5), 0);
+  EXPECT_EQ(Run(BackendOp::kFlush, 0, 0), 0);
+  for (const bool no_unmap : {true, false}) {
+    RecordedIo io;
+    io.op = BackendOp::kWriteZeroes;
+    io.no_unmap = no_unmap;
+    io.fua = true;
+    io.offset = no_unmap ? 4096 : 65536;
+    io.length = 32768;
+    EXPECT_EQ(Run(io), 0);
+    EXPECT_TRUE(ReadsAs(io.offset, io.length, 0));
+  }
+  EXPECT_TRUE(ReadsAs(0, 4096, 5));
+  if (geometry().discard_bytes_max == 0) GTEST_SKIP() << "this loop device cannot discard";
+  const std::int64_t before = AllocatedSectors(file);
+  EXPECT_EQ(Run(BackendOp::kDiscard, 1 << 20, 1 << 20), 0);
+  EXPECT_LE(AllocatedSectors(file), before - (1 << 20) / 512 + 64);
+  EXPECT_TRUE(ReadsAs((1 << 20) - 4096, 4096, 5));
+  queue_.reset();
+  backend_.reset();
 }
 
 TEST_F(FileBackendTest, TheFileSizeLimitIsAnErrorOfTheIo) {

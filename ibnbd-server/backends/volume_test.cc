@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <sys/file.h>
 
+#include <atomic>
 #include <thread>
 
 #include "ibnbd-server/backends/file_backend.h"
@@ -99,16 +100,23 @@ TEST_F(VolumeTest, WaitsForAServerThatIsGoingAway) {
   const std::string path = dir_.MakeFile("a.img", 4096);
   UniqueFd holder(open(path.c_str(), O_RDWR | O_CLOEXEC));
   ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
-  // Lets go once it sees that we wait: the file is open twice then.
+  // Lets go once we have opened the file and stand before the lock.
+  std::atomic<bool> opened{false};
   std::thread release([&] {
-    while (flock(holder.get(), LOCK_UN) != 0) {
-    }
+    opened.wait(false);
+    EXPECT_EQ(flock(holder.get(), LOCK_UN), 0);
   });
+  const auto opener = [&](int flags) {
+    const int fd = open(path.c_str(), flags);
+    opened.store((flags & O_PATH) == 0);
+    opened.notify_one();
+    return fd;
+  };
   VolumeOptions options;
   options.lock_wait_ns = 30 * kNsPerSecond;
-  const auto backend = OpenFileBackend(path, options);
+  const auto volume = Volume::Open(path, opener, options);
   release.join();
-  EXPECT_TRUE(backend.ok()) << backend.status();
+  EXPECT_TRUE(volume.ok()) << volume.status();
 }
 
 TEST_F(VolumeTest, TheIdIsStableAndDiffersBetweenFiles) {
