@@ -29,6 +29,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
+#endif
 
 #define IBNBD_VERSION_MAJOR 0
 #define IBNBD_VERSION_MINOR 1
@@ -208,6 +211,9 @@ int ibnbd_flush(ibnbd_queue *queue, ibnbd_device *device);
 int ibnbd_discard(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset);
 int ibnbd_write_zeroes(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset, uint32_t flags);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

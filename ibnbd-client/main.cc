@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// ibnbd-client: list, show, ping and copy, against a server.  Exit status: 0 done, 1 failed, 2
+// usage.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include <ibnbd/ibnbd.h>
+
+#include "ibnbd-client/commands.h"
+
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kUsage = 2;
+
+using ibnbd::client::CommonOptions;
+using ibnbd::client::CopyCommandOptions;
+using ibnbd::client::PingOptions;
+
+void AddCommon(CLI::App& command, CommonOptions& options) {
+  command.add_flag("--json", options.json, "Print JSON");
+  command.add_option("--timeout", options.timeout_s, "Seconds to wait for the server")
+      ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+}
+
+void AddCopyOptions(CLI::App& command, CopyCommandOptions& copy) {
+  command.add_option("source", copy.source, "URI/EXPORT, file, block device, or - (stdin)")
+      ->required();
+  command.add_option("destination", copy.target, "URI/EXPORT, file, block device, or - (stdout)")
+      ->required();
+  command.add_flag("!--no-sparse", copy.sparse, "Do not look for zeroes: write all as data");
+  command.add_flag("--destination-is-zero", copy.destination_is_zero,
+                   "The destination reads as zero already: leave zeroes out");
+  command.add_flag("--verify", copy.verify, "Read both sides again and compare");
+  command.add_flag("!--no-progress", copy.progress, "No progress line, even on a terminal");
+  command.add_option("--depth", copy.depth, "Pieces of 512 KiB in flight")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  command
+      .add_option("--fail-after", copy.fail_after_s,
+                  "Seconds without the server until the copy fails (default: waits for ever)")
+      ->check(CLI::NonNegativeNumber);
+}
+
+int Run(int argc, char** argv) {
+  CLI::App app("Looks at an RNBD server and copies to and from its volumes", "ibnbd-client");
+  app.set_version_flag("--version", std::string("ibnbd-client ") + ibnbd_version());
+  app.require_subcommand(1);
+  app.footer("URIs are tcp://HOST[:PORT][/EXPORT] or rdma://HOST[:PORT][/EXPORT].");
+  CommonOptions common;
+  PingOptions ping;
+  CopyCommandOptions copy;
+  std::string uri;
+  CLI::App* list_command = app.add_subcommand("list", "List the exports of a server");
+  CLI::App* show_command = app.add_subcommand("show", "Show one export");
+  CLI::App* ping_command = app.add_subcommand("ping", "Measure round trips to a server");
+  CLI::App* copy_command = app.add_subcommand("copy", "Copy to or from a volume");
+  for (CLI::App* command : {list_command, show_command, ping_command, copy_command}) {
+    AddCommon(*command, common);
+  }
+  list_command->add_option("uri", uri, "tcp://HOST[:PORT]")->required();
+  show_command->add_option("uri", uri, "tcp://HOST[:PORT]/EXPORT")->required();
+  ping_command->add_option("uri", uri, "tcp://HOST[:PORT]")->required();
+  ping_command->add_option("-c,--count", ping.count, "How many")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  ping_command->add_option("-i,--interval", ping.interval_s, "Seconds between two")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  AddCopyOptions(*copy_command, copy);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
+  absl::Status status;
+  if (list_command->parsed()) status = RunList(uri, common);
+  if (show_command->parsed()) status = RunShow(uri, common);
+  if (ping_command->parsed()) status = RunPing(uri, ping, common);
+  if (copy_command->parsed()) status = RunCopy(copy, common);
+  if (status.ok() && std::fflush(stdout) == 0) return 0;
+  const std::string text =
+      status.ok() ? "standard output: cannot be written" : std::string(status.message());
+  std::fprintf(stderr, "ibnbd-client: %s\n", text.c_str());
+  return kFailed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // A reader that left is an error with a name.
+  try {
+    return Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ibnbd-client: %s\n", error.what());
+    return kFailed;
+  }
+}
