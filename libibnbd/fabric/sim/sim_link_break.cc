@@ -173,6 +173,7 @@ void Link::LandStray(Side side) {
 
 // Only the bytes: the message never completes, or its target is past completions.
 void Link::LandStrayBytes(Side side, const Stray& stray) {
+  CHECK(!end(Other(side))->drained());  // F10.
   if (stray.byte_count == 0) return;
   const Message& message = stray.message;
   if (IsWrite(message)) {
