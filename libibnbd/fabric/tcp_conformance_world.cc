@@ -32,6 +32,7 @@ class TcpWorld final : public ConformanceWorld {
     CHECK(listener.ok());
     return (*listener)->local_address();
   }
+  [[nodiscard]] int settle_rounds() const override { return 10'000; }  // Some milliseconds.
   void Progress() override {
     for (auto& lanes : reactors_) {
       for (auto& reactor : lanes) reactor->RunTurn();
