@@ -8,3 +8,10 @@ ibnbd_test(NAME faulty_fabric_test SRCS faulty_fabric_test.cc
   DEPS ibnbd_fabric_decorators ibnbd_fabric_sim)
 ibnbd_test(NAME traced_fabric_test SRCS traced_fabric_test.cc
   DEPS ibnbd_fabric_decorators ibnbd_fabric_sim)
+
+# The simulator and the decorators are held to the contract too.
+if(TARGET fabric_conformance_test)
+  target_sources(fabric_conformance_test PRIVATE
+    ${CMAKE_CURRENT_LIST_DIR}/decorated_conformance_worlds.cc)
+  target_link_libraries(fabric_conformance_test PRIVATE ibnbd_fabric_decorators ibnbd_fabric_sim)
+endif()

@@ -161,7 +161,11 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimIncoming::Accept(
   CHECK(&poller.fabric() == link_->fabric(Side::kPassive));
   absl::StatusOr<fabric::Limits> limits = SimConnection::GrantLimits(options.limits);
   if (!limits.ok()) return limits.status();
-  CHECK_LE(private_data.size(), poller.fabric().private_data_size_max());
+  if (private_data.size() > poller.fabric().private_data_size_max()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("accept ", peer_.ToString(), ": ", private_data.size(),
+                     " bytes of private data, at most ", poller.fabric().private_data_size_max()));
+  }
   answered_ = true;
   Network& network = link_->network();
   network.world().Trace("accept", link_->id());
