@@ -95,12 +95,12 @@ class ClientNode {
  public:
   static constexpr std::size_t kLanes = 2;
 
-  ClientNode(sim::World& world, const std::string& name)
+  ClientNode(sim::World& world, const std::string& name, std::size_t memory_size = 4 << 20)
       : world_(world), host_(world.AddHost(name)) {
     for (std::size_t i = 0; i <= kLanes; ++i) {
       ports_.push_back(*rtrs::Port::Create(host_.AddReactor(), host_.fabric()));
     }
-    memory_ = *Arena::Create(4 << 20);
+    memory_ = *Arena::Create(memory_size);
     region_ = *host_.fabric().Register(memory_.bytes(), fabric::Access::kRemoteWrite);
     options_.session.name = name;
     options_.session.seed = 7;
@@ -184,6 +184,7 @@ class ClientNode {
   [[nodiscard]] std::span<std::byte> memory() { return memory_.bytes(); }
   [[nodiscard]] Client& client() { return *client_; }
   [[nodiscard]] sim::Host& host() { return host_; }
+  [[nodiscard]] Reactor& lane_reactor(std::size_t lane) { return ports_[lane + 1]->reactor(); }
   [[nodiscard]] Client::Options& options() { return options_; }
 
  private:

@@ -48,7 +48,8 @@ void ClientLane::Submit(ClientRequest& request) {
 
 void ClientLane::OnCompletion(const CookieParts& cookie, const fabric::Completion& completion) {
   if (completion.status != fabric::WcStatus::kOk) [[unlikely]] {
-    if (state_ != State::kBroken) {
+    // Flushed is an echo: the connection broke earlier, and kDisconnected, which follows, says why.
+    if (completion.status != fabric::WcStatus::kFlushed && state_ != State::kBroken) {
       Fail(ErrnoStatus(ErrnoFromWc(completion.status), absl::StrCat(Name(), ": request failed")));
     }
     return;
