@@ -243,10 +243,11 @@ void EventLoop::Sleep() {
   }
   const std::int64_t before_ns = clock_.NowNs();
   // Nobody here: no ticks, an idle bridge uses no processor time.
-  const std::int64_t until_ns = members_.empty() && retry_.empty()
-                                    ? 3600 * kNsPerSecond
-                                    : std::max<std::int64_t>(next_tick_ns_ - before_ns, 1);
-  __kernel_timespec timeout{.tv_sec = until_ns / kNsPerSecond, .tv_nsec = until_ns % kNsPerSecond};
+  std::int64_t until_ns =
+      members_.empty() && retry_.empty() ? before_ns + 3600 * kNsPerSecond : next_tick_ns_;
+  if (drain_deadline_ns_ >= 0) until_ns = std::min(until_ns, drain_deadline_ns_);
+  const std::int64_t wait_ns = std::max<std::int64_t>(until_ns - before_ns, 1);
+  __kernel_timespec timeout{.tv_sec = wait_ns / kNsPerSecond, .tv_nsec = wait_ns % kNsPerSecond};
   io_uring_cqe* cqe = nullptr;
   ++enter_count_;
   (void)io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);

@@ -9,9 +9,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct ibnbd_device {
   bool read_only = false;
 };
 struct ibnbd_buffer {
+  ibnbd_session* session = nullptr;
   void* memory = nullptr;
   std::size_t size = 0;
 };
@@ -39,12 +41,15 @@ struct ibnbd_queue {
     ibnbd_device* device;
     ibnbd_io* io;
   };
-  std::deque<Entry> pending;
+  std::vector<Entry> pending;  // In order; reserved, so that nothing allocates per IO.
+  std::vector<Entry> batch;
   int fd = ::eventfd(0, EFD_CLOEXEC);
 };
 struct ibnbd_session {
   std::vector<ibnbd_queue> queues;
   std::map<std::string, std::unique_ptr<ibnbd_device>> devices;
+  std::set<ibnbd_buffer*> buffers;  // Freed with the session, if not before.
+  std::mutex mutex;                 // Of buffers.
 };
 
 namespace {
@@ -103,6 +108,10 @@ int ibnbd_session_open(const char* uri, const ibnbd_session_options* options, ib
   if (std::strstr(uri, "nobody") != nullptr) return Fail(-ECONNREFUSED, "Connection refused");
   *out = new ibnbd_session;
   (*out)->queues.resize(options->queue_count);
+  for (ibnbd_queue& queue : (*out)->queues) {
+    queue.pending.reserve(4096);
+    queue.batch.reserve(4096);
+  }
   ++switches().sessions;
   return 0;
 }
@@ -113,6 +122,7 @@ int ibnbd_session_close(ibnbd_session* session, uint32_t) {
     for (const auto& entry : queue.pending) entry.io->done(entry.io, -ECANCELED);
   }
   for (auto& [name, device] : session->devices) ::munmap(device->memory, device->size);
+  while (!session->buffers.empty()) ibnbd_buffer_free(*session->buffers.begin());
   for (ibnbd_queue& queue : session->queues) {
     ::close(queue.fd);
   }
@@ -149,17 +159,26 @@ int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out) {
   return 0;
 }
 
-int ibnbd_buffer_alloc(ibnbd_session*, size_t size, ibnbd_buffer** out) {
-  *out = new ibnbd_buffer{::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+int ibnbd_buffer_alloc(ibnbd_session* session, size_t size, ibnbd_buffer** out) {
+  *out = new ibnbd_buffer{session,
+                          ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
                           size};
   ++switches().buffers;
+  if (session != nullptr) {
+    std::lock_guard<std::mutex> lock(session->mutex);
+    session->buffers.insert(*out);
+  }
   return 0;
 }
 void* ibnbd_buffer_data(const ibnbd_buffer* buffer) { return buffer->memory; }
 size_t ibnbd_buffer_size(const ibnbd_buffer* buffer) { return buffer->size; }
 void ibnbd_buffer_free(ibnbd_buffer* buffer) {
   if (buffer == nullptr) return;
+  if (buffer->session != nullptr) {
+    std::lock_guard<std::mutex> lock(buffer->session->mutex);
+    buffer->session->buffers.erase(buffer);
+  }
   ::munmap(buffer->memory, buffer->size);
   delete buffer;
   --switches().buffers;
@@ -178,15 +197,14 @@ int ibnbd_submit(ibnbd_queue* queue, ibnbd_device* device, ibnbd_io* io) {
 
 int ibnbd_queue_poll(ibnbd_queue* queue, uint32_t) {
   if (switches().hold) return 0;
-  int count = 0;
-  for (std::size_t left = queue->pending.size(); left != 0; --left, ++count) {
-    const ibnbd_queue::Entry entry = queue->pending.front();
-    queue->pending.pop_front();
+  queue->batch.clear();
+  queue->batch.swap(queue->pending);
+  for (const ibnbd_queue::Entry& entry : queue->batch) {
     const int result = Execute(*entry.device, *entry.io);
     ++switches().ios_done;
     entry.io->done(entry.io, result);
   }
-  return count;
+  return static_cast<int>(queue->batch.size());
 }
 
 int ibnbd_queue_flush(ibnbd_queue*) { return 0; }

@@ -36,10 +36,10 @@ void Declare(CLI::App& app, RawOptions& raw) {
       ->required();
   app.add_option("-s,--socket", raw.sockets, "Listen on this unix socket")
       ->type_name("PATH")
-      ->take_all();
+      ->allow_extra_args(false);
   app.add_option("-l,--listen", raw.listen, "Listen on tcp:HOST[:PORT] or unix:PATH")
       ->type_name("ADDRESS")
-      ->take_all();
+      ->allow_extra_args(false);
   app.add_flag("-r,--readonly", raw.read_only, "Open the volumes read-only");
   app.add_option("--on-loss", raw.on_loss,
                  "When the server is lost: hold, or fail-after=TIME (500ms, 30s, 2m)")
