@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the server's log lines go: standard error, by spdlog.  Under systemd with the journal's
+// level prefixes and without a time (the journal has its own), otherwise with both.
+#pragma once
+
+#include <string>
+
+namespace ibnbd {
+
+// Level: "error", "warn", "info" or "debug".  Call once, before threads start.
+void InstallLogSink(const std::string& level);
+
+}  // namespace ibnbd

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// ibnbd-server: starts the server, then waits for signals.  The main thread does nothing else, so
+// that slow control work (reading the configuration, waiting for a lock) disturbs no IO.
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "ibnbd-server/log_sink.h"
+#include "ibnbd-server/notify.h"
+#include "ibnbd-server/options.h"
+#include "ibnbd-server/server_process.h"
+#include "ibnbd-server/signals.h"
+
+namespace ibnbd {
+namespace {
+
+// Beyond the deadline of the stop itself, for the answer to arrive.
+constexpr std::int64_t kStopGraceNs = 2 * kNsPerSecond;
+
+int Fail(const absl::Status& status) {
+  // One line, whatever a library put into its message.
+  std::string text(status.message());
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  std::fprintf(stderr, "ibnbd-server: %s\n", text.c_str());
+  return kExitFailure;
+}
+
+// Every connection is a descriptor, and every registered chunk is locked memory.
+void RaiseLimits() {
+  for (const auto resource : {RLIMIT_NOFILE, RLIMIT_MEMLOCK}) {
+    rlimit limit{};
+    if (getrlimit(resource, &limit) != 0) continue;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(resource, &limit);  // As far as it goes: less is slower or fewer, not wrong.
+  }
+}
+
+// Written aside and renamed: who waits for the file finds it whole.
+absl::Status WritePortFile(const std::string& path, std::uint16_t port) {
+  const std::string aside = path + ".new";
+  {
+    std::ofstream file(aside);
+    file << port << '\n';
+    if (!file.flush()) return ErrnoStatus(errno, absl::StrCat("write ", aside));
+  }
+  if (rename(aside.c_str(), path.c_str()) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("rename ", aside, " to ", path));
+  }
+  return absl::OkStatus();
+}
+
+std::string StatusLine(const ServerProcess& process) {
+  return absl::StrCat("serving on ", absl::StrJoin(process.addresses(), ", "));
+}
+
+absl::Status Announce(const Options& options, const ServerProcess& process) {
+  LOG_INFO(process.MemoryBill());
+  for (const std::string& address : process.addresses()) {
+    std::printf("listening on %s\n", address.c_str());
+  }
+  std::fflush(stdout);
+  if (!options.port_file.empty()) {
+    RETURN_IF_ERROR(WritePortFile(options.port_file, process.first_port()));
+  }
+  NotifyReady(StatusLine(process));
+  return absl::OkStatus();
+}
+
+void Reload(ServerProcess& process) {
+  NotifyReloading();
+  const absl::Status status = process.Reload();
+  if (status.ok()) {
+    LOG_INFO("reload: done");
+  } else {
+    LOG_ERROR("reload: ", std::string(status.message()), "; nothing was changed");
+  }
+  NotifyReady(StatusLine(process));
+}
+
+// Serves until it is told to stop.  True once everything has come to its end.
+bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals) {
+  const std::int64_t watchdog_ns = WatchdogIntervalNs() / 2;
+  bool stopping = false;
+  while (true) {
+    const std::int64_t patience_ns = stopping          ? options.stop_timeout_ns + kStopGraceNs
+                                     : watchdog_ns > 0 ? watchdog_ns
+                                                       : -1;
+    const int signal = signals.Wait(patience_ns);
+    if (signal == SIGTERM || signal == SIGINT) {
+      if (stopping) return false;
+      stopping = true;
+      LOG_INFO("stopping: finishing executing IOs, at most ",
+               options.stop_timeout_ns / kNsPerSecond, " s; once more to stop at once");
+      NotifyStopping();
+      process.StartStop(options.stop_timeout_ns, [&signals] { signals.Wake(); });
+    } else if (signal == SignalWaiter::kWoken) {
+      return true;
+    } else if (stopping) {
+      if (signal == SignalWaiter::kTimedOut) return false;
+    } else if (signal == SIGHUP) {
+      Reload(process);
+    } else if (signal == options.stats_signal && signal != 0) {
+      process.LogStats();
+    } else if (process.AllAlive()) {
+      NotifyWatchdog();
+    }
+  }
+}
+
+int RunServer(const Options& options) {
+  absl::StatusOr<std::unique_ptr<ServerProcess>> process = ServerProcess::Create(options);
+  if (!process.ok()) return Fail(process.status());
+  RaiseLimits();
+  // Before signals are held back: who interrupts the wait for a lock wants to be obeyed.
+  if (absl::Status status = (*process)->OpenExports(); !status.ok()) return Fail(status);
+  absl::StatusOr<SignalWaiter> signals =
+      SignalWaiter::Create({SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2});
+  if (!signals.ok()) return Fail(signals.status());
+  absl::Status started = (*process)->Start();
+  if (started.ok()) started = Announce(options, **process);
+  // Half of it may be running; nobody was promised anything yet.
+  if (!started.ok()) _exit(Fail(started));
+  if (!Serve(options, **process, *signals)) {
+    LOG_ERROR("stopped with IOs still executing");
+    // Their memory must outlive them: only the kernel can take it down in the right order.
+    _exit(kExitFailure);
+  }
+  process->reset();
+  LOG_INFO("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace ibnbd
+
+int main(int argc, char** argv) {
+  // A write beyond RLIMIT_FSIZE and a reader that went away are errors of the IO.
+  (void)signal(SIGXFSZ, SIG_IGN);
+  (void)signal(SIGPIPE, SIG_IGN);
+  const ibnbd::CommandLine command_line = ibnbd::ParseCommandLine(argc, argv);
+  if (!command_line.options) {
+    std::fputs(command_line.text.c_str(), command_line.exit_code == 0 ? stdout : stderr);
+    return command_line.exit_code;
+  }
+  ibnbd::InstallLogSink(command_line.options->log_level);
+  return ibnbd::RunServer(*command_line.options);
+}

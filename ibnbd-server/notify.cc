@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ibnbd-server/notify.h"
+
+#include <systemd/sd-daemon.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+
+// Failures are ignored throughout: a service manager that does not listen is no reason to stop
+// serving.
+namespace ibnbd {
+
+void NotifyReady(const std::string& status) {
+  (void)sd_notify(0, absl::StrCat("READY=1\nSTATUS=", status).c_str());
+}
+
+void NotifyReloading() {
+  const std::int64_t now_us = MonotonicClock().NowNs() / kNsPerUs;
+  (void)sd_notify(0, absl::StrCat("RELOADING=1\nMONOTONIC_USEC=", now_us).c_str());
+}
+
+void NotifyStopping() { (void)sd_notify(0, "STOPPING=1\nSTATUS=finishing IOs"); }
+
+void NotifyWatchdog() { (void)sd_notify(0, "WATCHDOG=1"); }
+
+std::int64_t WatchdogIntervalNs() {
+  std::uint64_t interval_us = 0;
+  if (sd_watchdog_enabled(0, &interval_us) <= 0) return 0;
+  return static_cast<std::int64_t>(interval_us) * kNsPerUs;
+}
+
+}  // namespace ibnbd

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The running server, put together: exports, reactors, one network per address scheme, and the RNBD
+// servers on top.  Called by the main thread, which may block; the work happens on the reactors.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "fabric/fabric.h"
+#include "ibnbd-server/export_table.h"
+#include "ibnbd-server/options.h"
+#include "ibnbd-server/reactor_threads.h"
+#include "rnbd/server.h"
+#include "rtrs/port.h"
+
+namespace ibnbd {
+
+class ServerProcess {
+ public:
+  // In this order: Create, OpenExports (may wait for locks; no thread runs yet), Start.
+  static absl::StatusOr<std::unique_ptr<ServerProcess>> Create(const Options& options);
+  absl::Status OpenExports();
+  absl::Status Start();
+  ~ServerProcess();  // Requires: never started, or stopped within the deadline.
+
+  [[nodiscard]] const std::vector<std::string>& addresses() const { return addresses_; }
+  [[nodiscard]] std::uint16_t first_port() const { return first_port_; }
+  [[nodiscard]] bool AllAlive() { return threads_->AllAlive(); }
+  [[nodiscard]] std::string MemoryBill() const;
+
+  // Reads the configuration file again.  An error changes nothing.
+  absl::Status Reload();
+  void LogStats();
+  // Begins to stop; `done` is called on some reactor's thread, at the latest when `deadline_ns` is
+  // over.
+  void StartStop(std::int64_t deadline_ns, std::function<void()> done);
+
+ private:
+  struct Network {  // One address scheme.
+    std::string scheme;
+    std::unique_ptr<fabric::Fabric> fabric;
+    std::vector<std::unique_ptr<rtrs::Port>> ports;
+    std::unique_ptr<rnbd::Server> server;
+  };
+
+  ServerProcess(const Options& options, Settings settings);
+  absl::StatusOr<Network*> NetworkFor(const std::string& scheme);
+  absl::Status CreateServer(Network& network);
+  absl::Status Listen(const std::string& text);
+  [[nodiscard]] rnbd::ServerOptions ServerOptionsFromSettings() const;
+  void ApplyRemovals(const ExportTable::Plan& plan);
+  void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead);
+
+  const Options options_;
+  Settings settings_;                     // Merged; exports as they were last asked for.
+  std::unique_ptr<ExportTable> exports_;  // Of reactor 0 once it runs.
+  std::unique_ptr<ReactorThreads> threads_;
+  std::vector<std::unique_ptr<Network>> networks_;
+  std::vector<std::string> addresses_;
+  std::uint16_t first_port_ = 0;
+};
+
+}  // namespace ibnbd
