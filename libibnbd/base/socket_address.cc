@@ -49,6 +49,7 @@ int HexDigit(char c) {
 absl::StatusOr<std::string> PercentDecode(absl::string_view text, absl::string_view whole) {
   std::string result;
   for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\0') return Refuse(whole, "an export name cannot hold a NUL");
     if (text[i] != '%') {
       result.push_back(text[i]);
       continue;
@@ -101,6 +102,12 @@ absl::Status ParseAuthority(absl::string_view authority, absl::string_view whole
     }
   }
   if (uri->host.empty()) return Refuse(whole, "host missing");
+  // A NUL would cut the name short when it is looked up; the others could forge an address in a log.
+  for (const char c : uri->host) {
+    if (!absl::ascii_isgraph(static_cast<unsigned char>(c)) || c == '[' || c == ']') {
+      return Refuse(whole, "the host has a character that no host has");
+    }
+  }
   if (!has_port) return absl::OkStatus();
   std::uint32_t number = 0;
   // SimpleAtoi alone would take " +1".
