@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real client and the real server over the simulator without faults: what one side sends, the other
-// understands, and data arrives where it belongs.
+// The real client and the real server over the simulator without faults: what one side sends, the
+// other understands, and data arrives where it belongs.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

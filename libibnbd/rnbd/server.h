@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The RNBD server: sessions over RTRS on one side, exports on the other.  Owned and driven by a program
-// (ibnbd-server), the simulator or a test; it never makes threads.  Its control plane lives on
-// reactor 0; connection i of a session on one of the reactors.
+// The RNBD server: sessions over RTRS on one side, exports on the other.  Owned and driven by a
+// program (ibnbd-server), the simulator or a test; it never makes threads.  Its control plane lives
+// on reactor 0; connection i of a session on one of the reactors.
 #pragma once
 
 #include <cstdint>
@@ -40,13 +40,15 @@ class ExportProvider {
 };
 
 struct ServerOptions {
-  std::uint32_t queue_depth = 128;        // Chunks per session; constant over restarts (wire.md 1.4).
-  std::uint32_t io_size_max = 128 << 10;  // Data bytes per chunk; a multiple of 4096.  A page of header follows.
+  std::uint32_t queue_depth = 128;  // Chunks per session; constant over restarts (wire.md 1.4).
+  std::uint32_t io_size_max =
+      128 << 10;  // Data bytes per chunk; a multiple of 4096.  A page of header follows.
   std::uint32_t sessions_max = 1024;
   std::uint32_t connections_per_session_max = 256;
   std::uint32_t devices_per_session_max = 1024;
-  std::uint64_t chunk_memory_max = std::uint64_t{4} << 30;  // Over all sessions; more are refused (ENOMEM).
-  std::uint32_t handshakes_max = 256;  // Clients between their first connect and INFO_REQ.
+  std::uint64_t chunk_memory_max = std::uint64_t{4}
+                                   << 30;  // Over all sessions; more are refused (ENOMEM).
+  std::uint32_t handshakes_max = 256;      // Clients between their first connect and INFO_REQ.
   std::int64_t handshake_timeout_ns = 30 * kNsPerSecond;  // From the first connect to INFO_REQ.
   std::int64_t heartbeat_interval_ns = 5 * kNsPerSecond;
   std::uint32_t heartbeat_missed_max = 5;
@@ -70,10 +72,11 @@ class Server {
   // --- On the control thread. ---
   // Returns the address with the port that was bound.  May be called for several addresses.
   absl::StatusOr<SocketAddress> Listen(const SocketAddress& address);
-  // Stops listening, lets executing IOs finish and answer, then closes every session and calls `done`,
-  // at the latest `deadline_ns` from now (the rest is abandoned, its memory kept).
+  // Stops listening, lets executing IOs finish and answer, then closes every session and calls
+  // `done`, at the latest `deadline_ns` from now (the rest is abandoned, its memory kept).
   void Stop(std::int64_t deadline_ns, std::function<void()> done);
-  // Closes every open device of an export (it is removed from the configuration): their IOs get ENOTCONN.
+  // Closes every open device of an export (it is removed from the configuration): their IOs get
+  // ENOTCONN.
   void Revoke(const Export& exported);
   [[nodiscard]] ServerStats stats() const;  // Sums over reactors may lag by a turn.
   struct SessionInfo {

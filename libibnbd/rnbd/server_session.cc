@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "base/status_macros.h"
@@ -61,6 +62,14 @@ std::unique_ptr<rtrs::ServerSessionService> OpenServerSession(ServerContext& con
 ServerSession::ServerSession(ServerContext& context, std::string name)
     : context_(context), name_(std::move(name)) {
   context_.sessions.push_back(this);
+}
+
+void ServerSession::LogClient(const std::string& line) {
+  if (!LogEnabled(LogLevel::kInfo)) return;
+  if (!context_.log_limiter.Allow(context_.reactors[0]->now_ns())) return;
+  const std::uint64_t suppressed = context_.log_limiter.TakeSuppressedCount();
+  if (suppressed > 0) LOG_INFO(suppressed, " lines about devices were suppressed");
+  LogLine(LogLevel::kInfo, absl::StrCat("session ", name_, " ", line));
 }
 
 void ServerSession::Close() {
@@ -136,7 +145,7 @@ int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, Io
   if (devices_.size() >= context_.options->devices_per_session_max) return -EMFILE;
   auto found = context_.provider->Find(name_, name);
   if (!found.ok()) {
-    LOG_INFO("session ", name_, " open ", name, ": ", found.status().message());
+    LogClient(absl::StrCat("open ", name, ": ", found.status().message()));
     return ErrnoFromStatus(found.status());
   }
   const int error = TakeAccess(**found, mode);
@@ -159,7 +168,7 @@ void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
                                   absl::StatusOr<OpenExport*> open) {
   Device& device = devices_.at(id);
   if (!open.ok()) {
-    LOG_WARN("session ", name_, " open ", device.name, ": ", open.status().message());
+    LogClient(absl::StrCat("open ", device.name, ": ", open.status().message()));
     GiveBack(device);
     devices_.erase(id);
     return request.Complete(ErrnoFromStatus(open.status()));
@@ -222,7 +231,7 @@ void ServerSession::Revoke(const Export& exported) {
     if (device.state == Device::State::kOpening) device.revoke_pending = true;
     if (device.state != Device::State::kOpen) continue;
     SIM_MARK("server: device revoked");
-    LOG_INFO("session ", name_, " device ", device.name, " revoked");
+    LogClient(absl::StrCat("device ", device.name, " revoked"));
     device.state = Device::State::kRevoked;
     StartRemove(id, device);
   }

@@ -15,6 +15,7 @@
 #include "rnbd/server.h"
 #include "rnbd/server_exports.h"
 #include "rnbd/server_io_lane.h"
+#include "rtrs/log_limiter.h"
 #include "rtrs/server_service.h"
 
 namespace ibnbd::rnbd {
@@ -29,6 +30,7 @@ struct ServerContext {
   std::vector<Reactor*> reactors;                    // [0]: control.
   std::vector<ReactorCounters>* counters = nullptr;  // By reactor.
   std::vector<ServerSession*> sessions;
+  rtrs::LogLimiter log_limiter{20};
 };
 
 // The lanes of one path.  Shared by the path and by tasks on their way to its lanes.
@@ -82,6 +84,7 @@ class ServerSession final : public ControlMessageHandler,
   void StartRemove(std::uint32_t id, Device& device);
   void OnRemoved(std::uint32_t id, bool revoked);
   void GiveBack(Device& device);
+  void LogClient(const std::string& line);  // What clients cause: rate-limited.
   [[nodiscard]] LaneDevice MakeLaneDevice(const Device& device, std::uint32_t reactor) const;
   void InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void()> done);
   // Runs `each(lane, reactor, ack)` on every lane's thread, then `done` on the control thread when

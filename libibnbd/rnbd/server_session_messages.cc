@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/log.h"
+#include "absl/strings/str_cat.h"
 #include "rnbd/server_access.h"
 #include "rnbd/server_session.h"
 
@@ -119,8 +119,8 @@ void ServerSession::FinishOpen(std::uint32_t id, IoRequest& request) {
   }
   device.state = Device::State::kOpen;
   const Geometry& geometry = device.exported->backend->geometry();
-  LOG_INFO("session ", name_, " device ", device.name, " open as ", id,
-           IsWriter(device.mode) ? " rw" : " ro");
+  LogClient(
+      absl::StrCat("device ", device.name, " open as ", id, IsWriter(device.mode) ? " rw" : " ro"));
   request.Complete(Answer(
       request, MakeOpenRsp(id, geometry, !IsWriter(device.mode), context_.options->io_size_max)));
 }

@@ -85,7 +85,7 @@ absl::Status Server::OnPathNamed(ServerPath& path, const std::string& name) {
   session.service = service_.OpenSession(name);
   ++stats_.sessions;
   ++stats_.sessions_total;
-  LOG_INFO("session ", name, " opened from ", path.peer());
+  LogPeer(LogLevel::kInfo, absl::StrCat("session ", name, " opened from ", path.peer()));
   return absl::OkStatus();
 }
 
@@ -106,15 +106,16 @@ void Server::OnPathLeftHandshake(ServerPath& path) {
   --handshake_count_;
 }
 
-void Server::OnPathBroken(ServerPath& path, const std::string& why) {
-  if (!stopping_) {
-    ++stats_.paths_broken;
-    LogRefusal(absl::StrCat("path from ", path.peer(), " of session ",
-                            sessions_.at(path.request().paths_uuid).name, " broken: ", why));
-  }
+void Server::OnPathBroken(ServerPath& path, const std::string& why, Blame blame) {
+  if (stopping_) return;
+  ++stats_.paths_broken;
+  const std::string line =
+      absl::StrCat("path from ", path.peer(), " of session ",
+                   sessions_.at(path.request().paths_uuid).name, " ended: ", why);
+  LogPeer(blame == Blame::kPeer ? LogLevel::kWarn : LogLevel::kInfo, line);
 }
 
-void Server::OnPathDrained(ServerPath& path) { path.Break("server is stopping"); }
+void Server::OnPathDrained(ServerPath& path) { path.Break("server is stopping", Blame::kNetwork); }
 
 void Server::OnPathClosed(ServerPath& path) {
   const proto::Uuid sess_uuid = path.request().sess_uuid;
@@ -124,7 +125,7 @@ void Server::OnPathClosed(ServerPath& path) {
   if (session->second.paths.empty()) {
     if (session->second.service != nullptr) {
       --stats_.sessions;
-      LOG_INFO("session ", session->second.name, " closed");
+      LogPeer(LogLevel::kInfo, absl::StrCat("session ", session->second.name, " closed"));
     }
     sessions_.erase(session);
   }
@@ -157,7 +158,7 @@ void Server::BreakAll() {
   SIM_MARK("server: stop broke off what did not drain");
   breaking_off_ = true;
   stop_timer_.ArmAt(stop_deadline_ns_);
-  ForEachPath([](ServerPath& path) { path.Break("server is stopping"); });
+  ForEachPath([](ServerPath& path) { path.Break("server is stopping", Blame::kNetwork); });
 }
 
 void Server::FinishStop() {

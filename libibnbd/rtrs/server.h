@@ -71,7 +71,7 @@ class Server final : public PortClient, public ServerPathOwner {
   bool TakeChunkMemory(std::uint64_t byte_count) override;
   void ReturnChunkMemory(std::uint64_t byte_count) override;
   void OnPathLeftHandshake(ServerPath& path) override;
-  void OnPathBroken(ServerPath& path, const std::string& why) override;
+  void OnPathBroken(ServerPath& path, const std::string& why, Blame blame) override;
   void OnPathDrained(ServerPath& path) override;
   void OnPathClosed(ServerPath& path) override;
 
@@ -100,7 +100,7 @@ class Server final : public PortClient, public ServerPathOwner {
   void Hold(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request);
   void RefuseLateHeld();
   void ReconsiderHeld(const proto::Uuid& sess_uuid);
-  void LogRefusal(const std::string& line);
+  void LogPeer(LogLevel level, const std::string& line);  // Rate-limited.
   ServerPath* FindPath(const proto::ConnReq& request);
   template <class F>
   void ForEachPath(F f);

@@ -39,16 +39,16 @@ void Server::Refuse(fabric::Incoming& incoming, int error, const std::string& wh
   ++stats_.connects_refused;
   incoming.Reject(proto::AsBytes(proto::MakeConnReject(error)));
   if (!stopping_) {
-    LogRefusal(
-        absl::StrCat("connection from ", incoming.peer_address().ToString(), " refused: ", why));
+    LogPeer(LogLevel::kWarn, absl::StrCat("connection from ", incoming.peer_address().ToString(),
+                                          " refused: ", why));
   }
 }
 
-void Server::LogRefusal(const std::string& line) {
-  if (!log_limiter_.Allow(reactor().now_ns())) return;
+void Server::LogPeer(LogLevel level, const std::string& line) {
+  if (!LogEnabled(level) || !log_limiter_.Allow(reactor().now_ns())) return;
   const std::uint64_t suppressed = log_limiter_.TakeSuppressedCount();
   if (suppressed > 0) LOG_WARN(suppressed, " lines of this kind were suppressed");
-  LOG_WARN(line);
+  LogLine(level, line);
 }
 
 void Server::Judge(std::unique_ptr<fabric::Incoming> incoming) {
@@ -91,7 +91,7 @@ void Server::JudgeKnownPath(std::unique_ptr<fabric::Incoming> incoming,
       return Refuse(*incoming, -ECONNRESET, "cid is connected already");
     }
     SIM_MARK("server: reconnect broke the old path");
-    path.Break("client has come back");
+    path.Break("client has come back", Blame::kNetwork);
   }
   SIM_MARK("server: reconnect waits for the fence");
   Hold(std::move(incoming), request);

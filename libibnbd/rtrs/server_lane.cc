@@ -42,7 +42,7 @@ void ServerLane::Accept(std::unique_ptr<fabric::Incoming> incoming) {
   receive_batch_.fill({Port::MakeCookie(context_, kReceiveKind, {}), {}});
   state_ = State::kOpen;
   const absl::Status status = AcceptNow(*incoming);
-  if (!status.ok()) Break("accept", ErrnoFromStatus(status));
+  if (!status.ok()) Break("accept", ErrnoFromStatus(status), Blame::kNetwork);
 }
 
 absl::Status ServerLane::AcceptNow(fabric::Incoming& incoming) {
@@ -106,7 +106,7 @@ void ServerLane::TryFinishDrain() {
   control_.Post([owner = &owner_] { owner->OnLaneDrained(); });
 }
 
-void ServerLane::Break(const char* why, int error) {
+void ServerLane::Break(const char* why, int error, Blame blame) {
   DCHECK(port_.reactor().InThread());
   if (!open()) return;
   const bool was_draining = state_ == State::kDraining;
@@ -120,14 +120,15 @@ void ServerLane::Break(const char* why, int error) {
   }
   while (!responses_.empty()) ReleaseRequest(responses_.PopFront());
   if (was_draining) TryFinishDrain();
-  control_.Post([owner = &owner_, text = std::move(text)] { owner->OnLaneBroken(text); });
+  control_.Post(
+      [owner = &owner_, text = std::move(text), blame] { owner->OnLaneBroken(text, blame); });
   RequestTurnEnd();
 }
 
 void ServerLane::OnCmEvent(fabric::CmEvent& event) {
   if (event.kind != fabric::CmEvent::Kind::kDisconnected) return;  // kEstablished tells us nothing.
   disconnected_ = true;
-  Break("peer disconnected", event.error);
+  Break("disconnected", event.error, Blame::kNetwork);
   RequestTurnEnd();
 }
 

@@ -26,6 +26,10 @@
 
 namespace ibnbd::rtrs {
 
+// Why a lane ends: what is worth a warning, and what happens every day (there is no goodbye
+// message).
+enum class Blame : std::uint8_t { kNetwork, kPeer };
+
 // The control side of a lane; called on the control thread.
 class ServerLaneOwner {
  public:
@@ -33,7 +37,8 @@ class ServerLaneOwner {
   virtual void OnLaneInfo(std::span<const std::byte> message) = 0;
   virtual void OnLaneGranted() = 0;  // Grant() has been done (or the lane was broken before).
   virtual void OnLaneDrained() = 0;  // Drain() has been done (or the lane was broken before).
-  virtual void OnLaneBroken(const std::string& why) = 0;  // At most once; OnLaneClosed() follows.
+  virtual void OnLaneBroken(const std::string& why,
+                            Blame blame) = 0;  // At most once; OnLaneClosed() follows.
   virtual void OnLaneClosed() = 0;  // Exactly once, the last thing a lane does by itself.
 
  protected:
@@ -70,7 +75,7 @@ class ServerLane final : public PortClient {
   // Takes no more requests; reports when all answers have reached the peer.
   void Drain();
   // Ends the connection; `why` is for the log.  Idempotent.
-  void Break(const char* why, int error = 0);
+  void Break(const char* why, int error = 0, Blame blame = Blame::kPeer);
   // Between OnLaneClosed() and destruction: frees what must be freed on this thread.
   void Reap();
   // Connection 0.

@@ -18,8 +18,10 @@ void ServerRequest::Complete(int error) { lane_->OnRequestComplete(*this, error)
 void ServerLane::OnCompletion(const CookieParts& cookie, const fabric::Completion& completion) {
   if (!open()) return;
   if (completion.status != fabric::WcStatus::kOk) [[unlikely]] {
-    return Break(completion.status == fabric::WcStatus::kRemoteAccess ? "the peer refused our write"
-                                                                      : "connection failed");
+    if (completion.status == fabric::WcStatus::kRemoteAccess) {
+      return Break("the client refused what it had asked for");
+    }
+    return Break("connection lost", 0, Blame::kNetwork);
   }
   if (cookie.kind == kSendKind) {
     DCHECK_GE(sends_outstanding_, cookie.slot.index);

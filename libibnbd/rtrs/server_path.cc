@@ -19,7 +19,8 @@ ServerPath::ServerPath(const ServerPathOptions& options, const proto::ConnReq& r
       reactors_(std::move(reactors)),
       owner_(owner),
       lanes_(request.cid_num.get()),
-      handshake_timer_(control().timers(), [this] { Break("handshake took too long"); }),
+      handshake_timer_(control().timers(),
+                       [this] { Break("handshake took too long", Blame::kPeer); }),
       heartbeat_timer_(control().timers(), [this] { OnHeartbeatTick(); }),
       heartbeat_(options.heartbeat_missed_max) {}
 
@@ -99,7 +100,7 @@ void ServerPath::OnLaneInfo(std::span<const std::byte> message) {
   absl::Status status = ReadInfo(message, &name);
   if (status.ok()) status = owner_.OnPathNamed(*this, name);
   if (status.ok()) status = OpenChunks();
-  if (!status.ok()) return Break(std::string(status.message()));
+  if (!status.ok()) return Break(std::string(status.message()), Blame::kPeer);
   state_ = State::kGranting;
   grants_awaited_ = connection_count_;
   ForEachLane([this](ServerLane& lane) { lane.Grant(*pool_, service_->lane(lane.cid())); });
@@ -153,7 +154,7 @@ void ServerPath::OnHeartbeatTick() {
   switch (heartbeat_.Tick()) {
     case Heartbeat::Verdict::kDead:
       SIM_MARK("server: heartbeat timed out");
-      return Break("no sign of life");
+      return Break("no sign of life", Blame::kPeer);
     case Heartbeat::Verdict::kSend:
       lanes_[0]->SendHeartbeat();
       break;
@@ -164,7 +165,7 @@ void ServerPath::OnHeartbeatTick() {
 }
 
 void ServerPath::Drain() {
-  if (state_ != State::kUp) return Break("server is stopping");
+  if (state_ != State::kUp) return Break("server is stopping", Blame::kNetwork);
   state_ = State::kDraining;
   drains_awaited_ = connection_count_;
   ForEachLane([](ServerLane& lane) { lane.Drain(); });
@@ -175,16 +176,16 @@ void ServerPath::OnLaneDrained() {
   if (--drains_awaited_ == 0 && state_ == State::kDraining) owner_.OnPathDrained(*this);
 }
 
-void ServerPath::Break(const std::string& why) {
+void ServerPath::Break(const std::string& why, Blame blame) {
   if (state_ == State::kClosing) return;
   state_ = State::kClosing;
   heartbeat_timer_.Cancel();
   LeaveHandshake();
-  owner_.OnPathBroken(*this, why);
+  owner_.OnPathBroken(*this, why, blame);
   ForEachLane([](ServerLane& lane) { lane.Break("path is closing"); });
 }
 
-void ServerPath::OnLaneBroken(const std::string& why) { Break(why); }
+void ServerPath::OnLaneBroken(const std::string& why, Blame blame) { Break(why, blame); }
 
 void ServerPath::OnLaneClosed() {
   if (++closed_count_ < connection_count_) return;

@@ -36,7 +36,7 @@ class ServerPathOwner {
   virtual bool TakeChunkMemory(std::uint64_t byte_count) = 0;
   virtual void ReturnChunkMemory(std::uint64_t byte_count) = 0;
   virtual void OnPathLeftHandshake(ServerPath& path) = 0;  // Up or broken; once.
-  virtual void OnPathBroken(ServerPath& path, const std::string& why) = 0;
+  virtual void OnPathBroken(ServerPath& path, const std::string& why, Blame blame) = 0;
   virtual void OnPathDrained(ServerPath& path) = 0;
   virtual void OnPathClosed(ServerPath& path) = 0;  // May destroy it.
 
@@ -63,7 +63,7 @@ class ServerPath final : public ServerLaneOwner {
   // Null, or the reason why this connection request is none of this path's.
   [[nodiscard]] const char* CheckConnect(const proto::ConnReq& request) const;
   void Accept(std::uint32_t cid, std::unique_ptr<fabric::Incoming> incoming);
-  void Break(const std::string& why);
+  void Break(const std::string& why, Blame blame);
   // Finishes what executes and answers it, then reports OnPathDrained(); the caller then breaks it.
   void Drain();
 
@@ -79,7 +79,7 @@ class ServerPath final : public ServerLaneOwner {
   void OnLaneInfo(std::span<const std::byte> message) override;
   void OnLaneGranted() override;
   void OnLaneDrained() override;
-  void OnLaneBroken(const std::string& why) override;
+  void OnLaneBroken(const std::string& why, Blame blame) override;
   void OnLaneClosed() override;
 
  private:

@@ -84,8 +84,8 @@ class FakeBackend final : public Backend {
 };
 
 struct FakeBackend::Flight {
-  Flight(FakeBackend& owner, Reactor& reactor)
-      : backend(owner), timer(reactor.timers(), [this] { Finish(); }) {}
+  Flight(FakeBackend& owner, Reactor& in_reactor)
+      : backend(owner), reactor(in_reactor), timer(in_reactor.timers(), [this] { Finish(); }) {}
 
   void Start(BackendIo& new_io) {
     io = &new_io;
@@ -95,7 +95,9 @@ struct FakeBackend::Flight {
     // A flush covers what had completed when it was submitted, and nothing later.
     flushed = io->op == BackendOp::kFlush || io->preflush ? backend.disk_->SnapshotUnflushed()
                                                           : FakeDisk::Snapshot();
-    if (backend.holding_) return backend.held_.push_back([this] { Go(); });
+    if (backend.holding_) {
+      return backend.held_.push_back([this] { reactor.Post([this] { Go(); }); });
+    }
     Go();
   }
   void Go() {
@@ -110,6 +112,7 @@ struct FakeBackend::Flight {
   }
 
   FakeBackend& backend;
+  Reactor& reactor;
   Timer timer;
   BackendIo* io = nullptr;  // Null: free.
   FakeDisk::Snapshot flushed;
