@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "ibnbd-server/testing/backend_fixture.h"
+#include "tests/support/backend_fixture.h"
 
 namespace ibnbd {
 namespace {

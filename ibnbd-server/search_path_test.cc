@@ -6,7 +6,7 @@
 
 #include <filesystem>
 
-#include "ibnbd-server/testing/backend_fixture.h"
+#include "tests/support/backend_fixture.h"
 
 namespace ibnbd {
 namespace {

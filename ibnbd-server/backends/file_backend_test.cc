@@ -9,7 +9,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 
-#include "ibnbd-server/testing/backend_fixture.h"
+#include "tests/support/backend_fixture.h"
 
 namespace ibnbd {
 namespace {

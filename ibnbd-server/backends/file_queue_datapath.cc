@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <new>
+#include <memory>
 
 #include "base/check.h"
 #include "ibnbd-server/backends/file_queue.h"
@@ -70,7 +70,7 @@ void FileQueue::Submit(BackendIo& io) {
   if (!Intact(io)) return io.OnBackendDone(-EIO);
   if (io.op == BackendOp::kSecureErase) return io.OnBackendDone(-EOPNOTSUPP);
   if (io.op != BackendOp::kFlush && io.length == 0) return io.OnBackendDone(0);
-  Op* op = new (io.scratch.bytes) Op(*this, io);
+  auto* op = std::construct_at(reinterpret_cast<Op*>(io.scratch.bytes), *this, io);
   ++outstanding_count_;
   if (io.preflush) op->step_ = Step::kPreflush;
   Start(*op);

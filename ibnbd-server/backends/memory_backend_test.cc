@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "ibnbd-server/backends/null_backend.h"
-#include "ibnbd-server/testing/backend_fixture.h"
+#include "tests/support/backend_fixture.h"
 
 namespace ibnbd {
 namespace {

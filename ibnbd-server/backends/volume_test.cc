@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "ibnbd-server/backends/file_backend.h"
-#include "ibnbd-server/testing/backend_fixture.h"
+#include "tests/support/backend_fixture.h"
 
 namespace ibnbd {
 namespace {
