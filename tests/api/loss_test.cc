@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the application sees when the server dies: IOs are held and completed after its return, or
+// fail when the loss policy says so; closing is bounded; each IO is answered once.
+#include <errno.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <ibnbd/ibnbd.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "tests/api/server_process.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class LossTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+    ASSERT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &session_), 0)
+        << ibnbd_error_message();
+    queue_ = ibnbd_session_queue(session_, 0);
+    ASSERT_EQ(ibnbd_device_open(session_, "mem", nullptr, &device_), 0) << ibnbd_error_message();
+    ASSERT_EQ(ibnbd_buffer_alloc(session_, 1 << 20, &buffer_), 0);
+  }
+  void TearDown() override { ibnbd_session_close(session_, 0); }
+
+  void SubmitWrites(std::size_t count) {
+    ios_.resize(count);
+    answers_.clear();
+    for (std::size_t i = 0; i < count; ++i) {
+      ibnbd_io& io = ios_[i] = {};
+      io.op = IBNBD_OP_WRITE;
+      io.offset = i * 4096;
+      io.length = 4096;
+      io.data = ibnbd_buffer_data(buffer_);
+      io.buffer = buffer_;
+      io.opaque = this;
+      io.done = [](ibnbd_io* done, int result) {
+        static_cast<LossTest*>(done->opaque)->answers_.push_back(result);
+      };
+      ASSERT_EQ(ibnbd_submit(queue_, device_, &io), 0) << ibnbd_error_message();
+    }
+  }
+  void PollFor(std::chrono::milliseconds time) {
+    const auto end = Clock::now() + time;
+    while (Clock::now() < end) ASSERT_GE(ibnbd_queue_wait(queue_, 10), 0);
+  }
+  void PollUntilAnswered(std::size_t count) {
+    const auto end = Clock::now() + std::chrono::seconds(40);
+    while (answers_.size() < count && Clock::now() < end) {
+      ASSERT_GE(ibnbd_queue_wait(queue_, 100), 0);
+    }
+    ASSERT_EQ(answers_.size(), count);
+  }
+  std::uint32_t State(std::string* reason = nullptr) {
+    struct ibnbd_device_info info = {};
+    info.struct_size = sizeof info;
+    EXPECT_EQ(ibnbd_device_get_info(device_, &info), 0) << ibnbd_error_message();
+    if (reason != nullptr) *reason = info.state_reason;
+    return info.state;
+  }
+
+  ServerProcess server_;
+  ibnbd_session* session_ = nullptr;
+  ibnbd_queue* queue_ = nullptr;
+  ibnbd_device* device_ = nullptr;
+  ibnbd_buffer* buffer_ = nullptr;
+  std::vector<ibnbd_io> ios_;
+  std::vector<int> answers_;
+};
+
+TEST_F(LossTest, IosFailWhenTheLossPolicyEnds) {
+  ASSERT_EQ(ibnbd_device_set_fail_after(device_, 500), 0) << ibnbd_error_message();
+  server_.Kill();
+  const auto start = Clock::now();
+  SubmitWrites(20);
+  PollUntilAnswered(20);
+  EXPECT_THAT(answers_, testing::Each(-ETIMEDOUT));
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+  EXPECT_EQ(State(), static_cast<std::uint32_t>(IBNBD_STATE_FAILING));
+}
+
+TEST_F(LossTest, ClosingADeviceIsBoundedWhileTheServerIsAway) {
+  server_.Kill();
+  SubmitWrites(20);
+  PollFor(std::chrono::milliseconds(200));
+  std::string reason;
+  EXPECT_EQ(State(&reason), static_cast<std::uint32_t>(IBNBD_STATE_HELD));
+  EXPECT_FALSE(reason.empty());
+  const auto start = Clock::now();
+  EXPECT_EQ(ibnbd_device_close(device_, 300), -ETIMEDOUT);
+  EXPECT_THAT(ibnbd_error_message(), testing::HasSubstr("cancelled"));
+  ibnbd_queue_poll(queue_, 0);
+  EXPECT_EQ(answers_.size(), 20u);
+  EXPECT_THAT(answers_, testing::Each(-ECANCELED));
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST_F(LossTest, ClosingASessionIsBoundedWhileTheServerIsAway) {
+  server_.Kill();
+  SubmitWrites(20);
+  PollFor(std::chrono::milliseconds(200));
+  std::vector<char> block(1 << 20);
+  const auto start = Clock::now();
+  EXPECT_EQ(ibnbd_session_close(session_, 300), -ETIMEDOUT);
+  session_ = nullptr;
+  EXPECT_EQ(answers_.size(), 20u);
+  EXPECT_THAT(answers_, testing::Each(-ECANCELED));
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST_F(LossTest, IosAreHeldAndCompleteWhenTheServerReturns) {
+  server_.Kill();
+  SubmitWrites(20);
+  PollFor(std::chrono::milliseconds(300));
+  EXPECT_TRUE(answers_.empty());
+  server_.Restart();
+  PollUntilAnswered(20);
+  EXPECT_THAT(answers_, testing::Each(0));
+  EXPECT_EQ(ibnbd_pread(queue_, device_, ibnbd_buffer_data(buffer_), 4096, 0), 0)
+      << ibnbd_error_message();
+  struct ibnbd_session_info info = {};
+  info.struct_size = sizeof info;
+  ASSERT_EQ(ibnbd_session_get_info(session_, &info), 0);
+  EXPECT_GE(info.reconnects, 1u);
+}
+
+}  // namespace
