@@ -3,8 +3,6 @@
 // two hosts, a reactor, a poller and a connection on each.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -12,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/check.h"
 #include "fabric/sim/sim_world.h"
 
 namespace ibnbd::sim {
@@ -134,7 +133,7 @@ struct Pair {
   }
   void Connect() {
     StartConnect();
-    ASSERT_TRUE(world.RunUntil(
+    CHECK(world.RunUntil(
         [this] {
           return client->Saw(fabric::CmEvent::Kind::kEstablished) &&
                  server->Saw(fabric::CmEvent::Kind::kEstablished);
