@@ -87,7 +87,8 @@ struct ClientSessionOptions {
   std::uint32_t heartbeat_missed_max = 5;
   std::int64_t backoff_ns_min = 100 * kNsPerMs;    // First pause before a reconnect; doubles,
   std::int64_t backoff_ns_max = 5 * kNsPerSecond;  // up to this, with jitter of a quarter.
-  std::uint64_t seed = 0;                          // Of the UUIDs and the jitter.
+  // Of the UUIDs and the jitter: random, or two clients are one to the server.
+  std::uint64_t seed = 0;
 };
 
 struct ClientSessionStats {

@@ -183,7 +183,7 @@ void ClientSession::Impl::OnUp() {
   was_up_ = true;
   fatal_ = false;
   last_error_.clear();
-  backoff_.Reset();
+  up_since_ns_ = reactor_.now_ns();
   heartbeat_.Reset();
   receive_count_ = ReceiveCount();
   heartbeat_timer_.ArmAfter(options_.heartbeat_interval_ns);
@@ -207,6 +207,8 @@ void ClientSession::Impl::BreakPath(const absl::Status& why, bool fatal) {
   round_timer_.Cancel();
   heartbeat_timer_.Cancel();
   fatal_ = fatal;
+  // A server that lets us in and throws us out again is not besieged.
+  if (was_up && reactor_.now_ns() - up_since_ns_ >= options_.backoff_ns_max) backoff_.Reset();
   const absl::Status named = WithName(why);
   last_error_ = std::string(named.message());
   pending_lanes_ = static_cast<std::uint32_t>(lanes_.size());

@@ -91,6 +91,7 @@ class ClientSession::Impl final : public LaneObserver {
   Heartbeat heartbeat_;
   std::uint64_t receive_count_ = 0;  // At the last tick.
   std::int64_t heartbeat_sent_ns_ = 0;
+  std::int64_t up_since_ns_ = 0;
   Timer round_timer_;
   Timer backoff_timer_;
   Timer heartbeat_timer_;
