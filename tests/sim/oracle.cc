@@ -46,7 +46,6 @@ void SectorHistory::OnFlushed(std::int64_t started, std::int64_t now) {
       write.stable = std::min(write.stable, now);
     }
   }
-  Prune(started);
 }
 
 void SectorHistory::OnCrash(std::int64_t now) { crashes_.push_back(now); }
@@ -58,14 +57,15 @@ bool SectorHistory::MayBeUndone(const Write& write, std::int64_t until) const {
   });
 }
 
-bool SectorHistory::Superseded(const Write& candidate, std::int64_t started) const {
+bool SectorHistory::Superseded(const Write& candidate, std::int64_t started,
+                               std::int64_t now) const {
   const bool crash_since = std::any_of(crashes_.begin(), crashes_.end(), [&](std::int64_t crash) {
-    return crash >= candidate.gone && crash <= started;
+    return crash >= candidate.gone && crash <= now;
   });
   if (candidate.gone <= started && !crash_since) return true;
   return std::any_of(writes_.begin(), writes_.end(), [&](const Write& write) {
     return write.start >= candidate.end && write.id != candidate.id && write.effective <= started &&
-           !MayBeUndone(write, started);
+           !MayBeUndone(write, now);
   });
 }
 
@@ -76,7 +76,7 @@ const char* SectorHistory::CheckRead(WriteId id, bool is_zero, std::int64_t star
   for (Write& write : writes_) {
     if (is_zero ? !write.zeroes : write.id != id || write.zeroes) continue;
     if (write.start > now) continue;
-    if (Superseded(write, started)) {
+    if (Superseded(write, started, now)) {
       reason = "an old value: a newer write had taken effect before the read began";
       continue;
     }
@@ -100,7 +100,7 @@ void SectorHistory::Prune(std::int64_t oldest_started) {
   if (writes_.size() < 64) return;
   // What no read that began at `oldest_started` or later may return is not needed any more.
   const auto old = [&](const Write& write) {
-    return write.end != kNever && Superseded(write, oldest_started) &&
+    return write.end != kNever && Superseded(write, oldest_started, kNever) &&
            std::any_of(writes_.begin(), writes_.end(), [&](const Write& newer) {
              return newer.start >= write.end && newer.stable <= oldest_started;
            });
@@ -111,9 +111,10 @@ void SectorHistory::Prune(std::int64_t oldest_started) {
 VolumeOracle::VolumeOracle(std::uint32_t volume, std::uint64_t sector_count)
     : volume_(volume), sectors_(sector_count) {}
 
-void VolumeOracle::OnWriteStarted(WriteId id, bool zeroes, std::uint64_t sector, std::uint64_t count,
-                                  std::int64_t now) {
-  for (std::uint64_t i = sector; i < sector + count; ++i) sectors_[i].OnWriteStarted(id, zeroes, now);
+void VolumeOracle::OnWriteStarted(WriteId id, bool zeroes, std::uint64_t sector,
+                                  std::uint64_t count, std::int64_t now) {
+  for (std::uint64_t i = sector; i < sector + count; ++i)
+    sectors_[i].OnWriteStarted(id, zeroes, now);
 }
 
 void VolumeOracle::OnWriteEnded(WriteId id, bool certain, bool stable, std::uint64_t sector,
@@ -124,7 +125,12 @@ void VolumeOracle::OnWriteEnded(WriteId id, bool certain, bool stable, std::uint
 }
 
 void VolumeOracle::OnFlushed(std::int64_t started, std::int64_t now) {
-  for (SectorHistory& sector : sectors_) sector.OnFlushed(started, now);
+  const std::int64_t oldest =
+      reads_started_.empty() ? started : std::min(started, *reads_started_.begin());
+  for (SectorHistory& sector : sectors_) {
+    sector.OnFlushed(started, now);
+    sector.Prune(oldest);
+  }
 }
 
 void VolumeOracle::OnCrash(std::int64_t now) {
@@ -151,8 +157,9 @@ void VolumeOracle::OnRead(const std::byte* bytes, std::uint64_t sector, std::uin
       reason = sectors_[sector + i].CheckRead(stamp.id, is_zero, started, now);
     }
     if (reason == nullptr) continue;
-    Report("O1", absl::StrFormat("volume %d sector %d: a read of %d..%d ns returned write %d: %s", volume_,
-                                 sector + i, started, now, is_zero ? 0 : stamp.id, reason));
+    Report("O1",
+           absl::StrFormat("volume %d sector %d: a read of %d..%d ns returned write %d: %s",
+                           volume_, sector + i, started, now, is_zero ? 0 : stamp.id, reason));
   }
 }
 

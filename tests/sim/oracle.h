@@ -13,13 +13,14 @@
 //
 // The rule for O1 and O3.  Every write has a life [start, end]: it began when it was submitted; it
 // took effect by the time it was acknowledged, or first read.  Value v is allowed for a read that
-// began at `t` unless some write w with start >= v.end took effect by `t`, and nothing since can have
-// undone w.  What can undo w is a crash of the server before w was stable.  A read that returns v
-// orders the writes that had certainly taken effect before it: they came before v and are gone.
+// began at `t` unless some write w with start >= v.end took effect by `t`, and nothing since can
+// have undone w.  What can undo w is a crash of the server before w was stable.  A read that
+// returns v orders the writes that had certainly taken effect before it: they came before v and are
+// gone.
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,11 @@ class SectorHistory {
   // A flush that began at `started` was acknowledged at `now`.
   void OnFlushed(std::int64_t started, std::int64_t now);
   void OnCrash(std::int64_t now);
+  // Forgets what no read that began at `oldest_started` or later may return.
+  void Prune(std::int64_t oldest_started);
 
-  // Null if `id` (or some zeroes, if `is_zero`) may be what a read of [started, now] saw; else why not.
+  // Null if `id` (or some zeroes, if `is_zero`) may be what a read of [started, now] saw; else why
+  // not.
   const char* CheckRead(WriteId id, bool is_zero, std::int64_t started, std::int64_t now);
 
  private:
@@ -53,9 +57,9 @@ class SectorHistory {
     std::int64_t stable = kNever;     // Survives crashes from then on.
     std::int64_t gone = kNever;       // A read showed by then that another write came after it.
   };
-  [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started) const;
+  [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started,
+                                std::int64_t now) const;
   [[nodiscard]] bool MayBeUndone(const Write& write, std::int64_t until) const;
-  void Prune(std::int64_t oldest_started);
 
   std::vector<Write> writes_;
   std::vector<std::int64_t> crashes_;
@@ -73,14 +77,19 @@ class VolumeOracle {
 
   void OnWriteStarted(WriteId id, bool zeroes, std::uint64_t sector, std::uint64_t count,
                       std::int64_t now);
-  void OnWriteEnded(WriteId id, bool certain, bool stable, std::uint64_t sector, std::uint64_t count,
-                    std::int64_t now);
+  void OnWriteEnded(WriteId id, bool certain, bool stable, std::uint64_t sector,
+                    std::uint64_t count, std::int64_t now);
   void OnFlushed(std::int64_t started, std::int64_t now);
   void OnCrash(std::int64_t now);
+  void OnReadStarted(std::int64_t started) { reads_started_.insert(started); }
+  // A read that began at `started` ended; if it succeeded, OnRead() judges what it returned.
+  void OnReadEnded(std::int64_t started) { reads_started_.erase(reads_started_.find(started)); }
   // `bytes` is what a read of `count` sectors returned.
-  void OnRead(const std::byte* bytes, std::uint64_t sector, std::uint64_t count, std::int64_t started,
-              std::int64_t now);
-  void Report(const char* oracle, std::string text) { findings_.push_back({oracle, std::move(text)}); }
+  void OnRead(const std::byte* bytes, std::uint64_t sector, std::uint64_t count,
+              std::int64_t started, std::int64_t now);
+  void Report(const char* oracle, std::string text) {
+    findings_.push_back({oracle, std::move(text)});
+  }
 
   [[nodiscard]] const std::vector<Finding>& findings() const { return findings_; }
 
@@ -91,6 +100,7 @@ class VolumeOracle {
  private:
   const std::uint32_t volume_;
   std::vector<SectorHistory> sectors_;
+  std::multiset<std::int64_t> reads_started_;  // Of the reads under way.
   std::vector<Finding> findings_;
 };
 

@@ -63,6 +63,17 @@ TEST(SectorHistory, ACrashMayNotUndoWhatWasFlushedOrForced) {
   EXPECT_NE(forced.CheckRead(0, true, 6, 7), nullptr);
 }
 
+TEST(SectorHistory, ACrashDuringALongReadMayUndoWhatWasThereWhenItBegan) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnCrash(5);
+  EXPECT_EQ(history.CheckRead(0, true, 4, 6), nullptr);
+  history.OnWriteStarted(2, false, 7);
+  history.OnWriteEnded(2, true, false, 8);
+  EXPECT_NE(history.CheckRead(0, true, 9, 10), nullptr);
+}
+
 TEST(SectorHistory, AFlushThatBeganBeforeTheAcknowledgementPromisesNothing) {
   SectorHistory history;
   history.OnWriteStarted(1, false, 1);
@@ -79,7 +90,8 @@ TEST(SectorHistory, AWriteInDoubtMayHaveHappenedButNotLaterThanItsEnd) {
   EXPECT_EQ(history.CheckRead(0, true, 3, 4), nullptr);
   history.OnWriteStarted(2, false, 5);
   history.OnWriteEnded(2, true, false, 6);
-  EXPECT_NE(history.CheckRead(1, false, 7, 8), nullptr);  // It landed after a newer write: forbidden.
+  EXPECT_NE(history.CheckRead(1, false, 7, 8),
+            nullptr);  // It landed after a newer write: forbidden.
 }
 
 TEST(VolumeOracle, SeesTornSectorsAndForeignData) {
