@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+// The life of an IO on its lane: checked, cut into parts, issued, settled when its parts are back.
+// Nothing here allocates, locks or logs.  What control tells the queue is in
+// client_device_queue.cc.
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -36,23 +39,6 @@ bool IsLoss(int error) {
 }
 
 }  // namespace
-
-DeviceQueueImpl::DeviceQueueImpl(rtrs::ClientLane& lane, const DeviceInfo& info,
-                                 std::uint32_t io_parts_max,
-                                 std::function<void(std::uint32_t)> on_not_open)
-    : lane_(lane), info_(info), on_not_open_(std::move(on_not_open)), parts_(io_parts_max) {}
-
-DeviceQueueImpl::~DeviceQueueImpl() { CHECK(!attached_); }
-
-void DeviceQueueImpl::Attach() {
-  context_ = lane_.port().Attach(*this);
-  attached_ = true;
-}
-
-void DeviceQueueImpl::TearDown() {
-  CHECK(ios_.empty());
-  if (std::exchange(attached_, false)) lane_.port().Detach(context_);
-}
 
 int DeviceQueueImpl::Submit(Io& io) {
   if (closing_.load(std::memory_order_relaxed)) [[unlikely]] {
@@ -271,45 +257,6 @@ void DeviceQueueImpl::Complete(Io& io, int error) {
 int DeviceQueueImpl::EndError() const {
   if (state_ == State::kFailing) return -ETIMEDOUT;
   return state_ == State::kCancelled ? -ECANCELED : 0;
-}
-
-// Those with parts out follow when these are back (Q2).
-void DeviceQueueImpl::CompleteIdle(int error) {
-  ios_.ForEach([this, error](Io& io) {
-    if (progress(io).parts_out == 0) Complete(io, error);
-  });
-}
-
-void DeviceQueueImpl::OnTurnEnd() {
-  if (EndError() != 0) CompleteIdle(EndError());
-}
-
-void DeviceQueueImpl::SetOpen(const Opened& opened) {
-  if (state_ == State::kCancelled) return;
-  opened_ = opened;
-  state_ = State::kOpen;
-  // What has not begun begins anew: whether a flag may stand for a flush may have changed.
-  ios_.ForEach([this](Io& io) {
-    const Io::Progress& state = progress(io);
-    if (state.parts_out == 0 && state.phase != kPostflush && state.issued == 0) Begin(io);
-  });
-  Rewind();
-  Issue();
-}
-
-void DeviceQueueImpl::SetHeld() {
-  if (state_ == State::kOpen) state_ = State::kHeld;
-}
-
-void DeviceQueueImpl::SetFailing() {
-  if (state_ == State::kCancelled) return;
-  state_ = State::kFailing;
-  CompleteIdle(-ETIMEDOUT);
-}
-
-void DeviceQueueImpl::CancelAll() {
-  state_ = State::kCancelled;
-  CompleteIdle(-ECANCELED);
 }
 
 }  // namespace ibnbd::rnbd

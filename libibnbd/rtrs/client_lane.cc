@@ -16,6 +16,24 @@ constexpr std::int64_t kDrainPollNs = kNsPerMs;
 constexpr std::uint32_t kReceivesExtra = 8;  // Heartbeats, INFO_RSP, and some room.
 constexpr std::uint32_t kSendsExtra = 16;  // Heartbeats, acknowledgements, INFO_REQ, and some room.
 
+int ErrnoFromWc(fabric::WcStatus status) {
+  switch (status) {
+    case fabric::WcStatus::kOk:
+      return 0;
+    case fabric::WcStatus::kFlushed:
+      return -ECONNRESET;
+    case fabric::WcStatus::kPeerGone:
+      return -EPIPE;
+    case fabric::WcStatus::kNoReceive:
+      return -ENOBUFS;
+    case fabric::WcStatus::kRemoteAccess:
+      return -EREMOTEIO;
+    case fabric::WcStatus::kLocalFault:
+      return -EFAULT;
+  }
+  return -EIO;
+}
+
 }  // namespace
 
 ClientLane::ClientLane(Port& port, Reactor& control, LaneObserver& observer, std::uint32_t cid)
@@ -227,6 +245,23 @@ void ClientLane::Fail(const absl::Status& why, bool fatal) {
     port_.RequestTurnEnd(context_);  // Those that wait fail there.
     drain_timer_.ArmAfter(0);
   }
+}
+
+void ClientLane::FailRequest(fabric::WcStatus status) {
+  if (state_ == State::kBroken) return;
+  Fail(ErrnoStatus(ErrnoFromWc(status), absl::StrCat(Name(), ": request failed")));
+}
+
+// The peer broke the protocol: nothing it says counts any more.
+void ClientLane::FailViolation(const char* reason) {
+  violated_ = true;
+  Fail(absl::InternalError(absl::StrCat(Name(), ": protocol violation: ", reason)));
+}
+
+void ClientLane::ReportHeartbeatAck() {
+  Report([](LaneObserver& observer, std::uint32_t, std::uint32_t round) {
+    observer.OnHeartbeatAck(round);
+  });
 }
 
 // F10: only when drained() says so, nothing touches the requests' memory any more.

@@ -117,6 +117,9 @@ class ClientLane final : private PortClient {
   absl::Status StartConnect(const LaneConnect& connect);
   absl::Status PrepareMemory(std::uint32_t permit_count);
   void Fail(const absl::Status& why, bool fatal = false);
+  void FailRequest(fabric::WcStatus status);
+  void FailViolation(const char* reason);
+  void ReportHeartbeatAck();
   void CheckDrained();
   void FailPosted();
   void ReportDrained();

@@ -5,30 +5,10 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
 #include "rtrs/client_lane.h"
 
 namespace ibnbd::rtrs {
 namespace {
-
-int ErrnoFromWc(fabric::WcStatus status) {
-  switch (status) {
-    case fabric::WcStatus::kOk:
-      return 0;
-    case fabric::WcStatus::kFlushed:
-      return -ECONNRESET;
-    case fabric::WcStatus::kPeerGone:
-      return -EPIPE;
-    case fabric::WcStatus::kNoReceive:
-      return -ENOBUFS;
-    case fabric::WcStatus::kRemoteAccess:
-      return -EREMOTEIO;
-    case fabric::WcStatus::kLocalFault:
-      return -EFAULT;
-  }
-  return -EIO;
-}
 
 // The server's own words for errors that mean something else between a lane and its user (S3).
 int ErrnoFromServer(int error) {
@@ -49,9 +29,7 @@ void ClientLane::Submit(ClientRequest& request) {
 void ClientLane::OnCompletion(const CookieParts& cookie, const fabric::Completion& completion) {
   if (completion.status != fabric::WcStatus::kOk) [[unlikely]] {
     // Flushed is an echo: the connection broke earlier, and kDisconnected, which follows, says why.
-    if (completion.status != fabric::WcStatus::kFlushed && state_ != State::kBroken) {
-      Fail(ErrnoStatus(ErrnoFromWc(completion.status), absl::StrCat(Name(), ": request failed")));
-    }
+    if (completion.status != fabric::WcStatus::kFlushed) FailRequest(completion.status);
     return;
   }
   switch (cookie.kind) {
@@ -114,11 +92,7 @@ void ClientLane::OnImmediate(std::uint32_t index, const fabric::Completion& comp
         if (cid_ == 0) ++acks_owed_;
         break;
       case proto::ImmType::kHbAck:
-        if (cid_ == 0) {
-          Report([](LaneObserver& observer, std::uint32_t, std::uint32_t round) {
-            observer.OnHeartbeatAck(round);
-          });
-        }
+        if (cid_ == 0) ReportHeartbeatAck();
         break;
       default:  // Unknown types are ignored: they are a later version's.
         break;
@@ -126,8 +100,7 @@ void ClientLane::OnImmediate(std::uint32_t index, const fabric::Completion& comp
   }
   if (reason == nullptr) [[likely]]
     return;
-  violated_ = true;
-  Fail(absl::InternalError(absl::StrCat(Name(), ": protocol violation: ", reason)));
+  FailViolation(reason);
 }
 
 const char* ClientLane::OnResponse(std::uint32_t index, const fabric::Completion& completion) {

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the control plane tells a queue, always by Reactor::Post(): open, held, failing, cancelled.
+#include "rnbd/client_device_queue.h"
+
+#include <cerrno>
+#include <utility>
+
+namespace ibnbd::rnbd {
+
+DeviceQueueImpl::DeviceQueueImpl(rtrs::ClientLane& lane, const DeviceInfo& info,
+                                 std::uint32_t io_parts_max,
+                                 std::function<void(std::uint32_t)> on_not_open)
+    : lane_(lane), info_(info), on_not_open_(std::move(on_not_open)), parts_(io_parts_max) {}
+
+DeviceQueueImpl::~DeviceQueueImpl() { CHECK(!attached_); }
+
+void DeviceQueueImpl::Attach() {
+  context_ = lane_.port().Attach(*this);
+  attached_ = true;
+}
+
+void DeviceQueueImpl::TearDown() {
+  CHECK(ios_.empty());
+  if (std::exchange(attached_, false)) lane_.port().Detach(context_);
+}
+
+// Those with parts out follow when these are back (Q2).
+void DeviceQueueImpl::CompleteIdle(int error) {
+  ios_.ForEach([this, error](Io& io) {
+    if (progress(io).parts_out == 0) Complete(io, error);
+  });
+}
+
+void DeviceQueueImpl::OnTurnEnd() {
+  if (EndError() != 0) CompleteIdle(EndError());
+}
+
+void DeviceQueueImpl::SetOpen(const Opened& opened) {
+  if (state_ == State::kCancelled) return;
+  opened_ = opened;
+  state_ = State::kOpen;
+  // What has not begun begins anew: whether a flag may stand for a flush may have changed.
+  ios_.ForEach([this](Io& io) {
+    const Io::Progress& state = progress(io);
+    if (state.parts_out == 0 && state.phase != kPostflush && state.issued == 0) Begin(io);
+  });
+  Rewind();
+  Issue();
+}
+
+void DeviceQueueImpl::SetHeld() {
+  if (state_ == State::kOpen) state_ = State::kHeld;
+}
+
+void DeviceQueueImpl::SetFailing() {
+  if (state_ == State::kCancelled) return;
+  state_ = State::kFailing;
+  CompleteIdle(-ETIMEDOUT);
+}
+
+void DeviceQueueImpl::CancelAll() {
+  state_ = State::kCancelled;
+  CompleteIdle(-ECANCELED);
+}
+
+}  // namespace ibnbd::rnbd
