@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -180,6 +181,21 @@ absl::StatusOr<std::vector<ListenSocket>> ListenSocket::FromSystemd() {
     sockets.push_back(std::move(socket));
   }
   return sockets;
+}
+
+std::string ListenSocket::ClientUri() const {
+  absl::string_view rest = address_;
+  if (absl::ConsumePrefix(&rest, "tcp:")) return absl::StrCat("nbd://", rest);
+  absl::ConsumePrefix(&rest, "unix:");
+  std::string uri = "nbd+unix:///?socket=";
+  for (const char c : rest) {
+    if (absl::ascii_isalnum(static_cast<unsigned char>(c)) || absl::StrContains("/-._~", c)) {
+      uri.push_back(c);
+    } else {
+      absl::StrAppend(&uri, "%", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+    }
+  }
+  return uri;
 }
 
 std::string PeerOf(int fd) {

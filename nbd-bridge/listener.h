@@ -27,8 +27,10 @@ class ListenSocket {
   ~ListenSocket();
 
   [[nodiscard]] int fd() const { return fd_.get(); }
-  // What a client connects to: "unix:/run/x.sock", "tcp:127.0.0.1:10809".
+  // For Open(): "unix:/run/x.sock", "tcp:127.0.0.1:10809", with the port that was chosen.
   [[nodiscard]] const std::string& address() const { return address_; }
+  // For clients: "nbd+unix:///?socket=/run/x.sock", "nbd://127.0.0.1:10809".
+  [[nodiscard]] std::string ClientUri() const;
 
  private:
   explicit ListenSocket(UniqueFd fd) : fd_(std::move(fd)) {}

@@ -44,6 +44,18 @@ TEST_F(ListenerTest, AUnixSocketIsThereWhileItIsHeld) {
   EXPECT_FALSE(Exists());
 }
 
+TEST_F(ListenerTest, ClientsAreToldAUri) {
+  const std::string odd = directory_ + "/a b+c";
+  {
+    const auto socket = ListenSocket::Open("unix:" + odd);
+    ASSERT_TRUE(socket.ok());
+    EXPECT_EQ(socket->ClientUri(), "nbd+unix:///?socket=" + directory_ + "/a%20b%2bc");
+  }
+  const auto tcp = ListenSocket::Open("tcp:127.0.0.1:0");
+  ASSERT_TRUE(tcp.ok());
+  EXPECT_EQ(tcp->ClientUri(), "nbd://" + tcp->address().substr(4));
+}
+
 TEST_F(ListenerTest, ALiveSocketIsNotStolen) {
   const auto first = ListenSocket::Open(path());
   ASSERT_TRUE(first.ok());

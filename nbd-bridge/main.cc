@@ -41,7 +41,7 @@ int Serve(const ibnbd::bridge::ProgramOptions& options, const sigset_t& signals)
     return 1;
   }
   for (const auto& socket : (*bridge)->sockets()) {
-    std::printf("listening on %s\n", socket.address().c_str());
+    std::printf("listening on %s\n", socket.ClientUri().c_str());
   }
   std::fflush(stdout);
   sd_notify(
