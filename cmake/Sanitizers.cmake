@@ -8,5 +8,8 @@ elseif(IBNBD_SANITIZE STREQUAL "thread")
 elseif(NOT IBNBD_SANITIZE STREQUAL "")
   message(FATAL_ERROR "IBNBD_SANITIZE=${IBNBD_SANITIZE}: say address, thread, or nothing")
 endif()
+if(IBNBD_BUILD_FUZZERS AND IBNBD_SANITIZE STREQUAL "address")
+  list(APPEND _san -fsanitize=fuzzer-no-link)  # libFuzzer follows the libraries, too.
+endif()
 target_compile_options(ibnbd_sanitizers INTERFACE ${_san})
 target_link_options(ibnbd_sanitizers INTERFACE ${_san})
