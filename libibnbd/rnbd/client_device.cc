@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "base/status_macros.h"
 
 namespace ibnbd::rnbd {
@@ -100,6 +101,7 @@ void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
   const bool first = queues_.empty();
   if (status.ok() && !first) status = CheckIdentity(info);
   if (!status.ok()) {
+    SIM_MARK("client: offer refused");
     has_device_id_ = false;
     SendClose(device_id_, [] {});
     return OnOpenRefused(status);
@@ -233,6 +235,7 @@ void DeviceImpl::RetrySoon(std::string reason) {
 // up.
 void DeviceImpl::OnNotOpen(std::uint32_t generation) {
   if (gone_ || generation != generation_ || !has_device_id_) return;
+  SIM_MARK("client: server closed the device");
   has_device_id_ = false;
   PostToQueues([](DeviceQueueImpl& queue) { queue.SetHeld(); });
   Hold("the server closed it");
@@ -273,6 +276,7 @@ void DeviceImpl::SetLossPolicy(const LossPolicy& policy) {
 
 void DeviceImpl::OnLossTimer() {
   if (state_ != DeviceState::kHeld) return;
+  SIM_MARK("client: loss policy ended the wait");
   state_ = DeviceState::kFailing;
   LOG_WARN(Name(), " failing: the server was away for ", policy_.fail_after_ns / kNsPerMs,
            " ms: ", reason_);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "rnbd/client_device.h"
 
 namespace ibnbd::rnbd {
@@ -56,6 +57,7 @@ void DeviceImpl::OnCloseDeadline() {
   if (close_sent_) return FinishClose();
   const std::uint32_t outstanding = Outstanding();
   if (outstanding > 0) {
+    SIM_MARK("client: close ran out of time");
     LOG_WARN(Name(), " closing: ", outstanding, " IOs do not finish in time: cancelled");
     context_.session.ResetPath(
         absl::DeadlineExceededError(absl::StrCat("close ", name_, ": IOs do not finish")));

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/mark.h"
 #include "rnbd/client_device_queue.h"
 
 namespace ibnbd::rnbd {
@@ -225,6 +226,7 @@ void DeviceQueueImpl::Settle(Io& io) {
   Io::Progress& state = progress(io);
   if (state.error != 0) return Complete(io, state.error);
   if (state.lost) {
+    SIM_MARK("client: io lost");
     ++stats_.reissued;
     Begin(io);
     if (EndError() != 0) return Complete(io, EndError());

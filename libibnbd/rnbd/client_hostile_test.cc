@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "gmock/gmock.h"
-#include "rnbd/client_test_world.h"
-#include "rnbd/scripted_server.h"
+#include "tests/support/client_world.h"
+#include "tests/support/scripted_server.h"
 
 namespace ibnbd::rnbd {
 namespace {

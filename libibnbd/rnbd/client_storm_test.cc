@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "rnbd/client_test_world.h"
+#include "tests/support/client_world.h"
 
 namespace ibnbd::rnbd {
 namespace {

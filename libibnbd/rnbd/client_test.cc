@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "gmock/gmock.h"
-#include "rnbd/client_test_world.h"
+#include "tests/support/client_world.h"
 
 namespace ibnbd::rnbd {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "base/status_macros.h"
 
 namespace ibnbd::rtrs {
@@ -179,7 +180,10 @@ void ClientSession::Impl::OnLaneActive(std::uint32_t cid, std::uint32_t round) {
 void ClientSession::Impl::OnUp() {
   round_timer_.Cancel();
   state_ = State::kUp;
-  if (was_up_) ++stats_.reconnects;
+  if (was_up_) {
+    SIM_MARK("client: reconnected");
+    ++stats_.reconnects;
+  }
   was_up_ = true;
   fatal_ = false;
   last_error_.clear();
@@ -278,6 +282,7 @@ void ClientSession::Impl::OnHeartbeatTimer() {
   if (count != std::exchange(receive_count_, count)) heartbeat_.OnSignOfLife();
   switch (heartbeat_.Tick()) {
     case Heartbeat::Verdict::kDead:
+      SIM_MARK("client: heartbeats ended");
       BreakPath(ErrnoStatus(ETIMEDOUT, absl::StrCat("no sign of life for ", heartbeat_.missed(),
                                                     " heartbeats")),
                 false);
