@@ -190,10 +190,9 @@ bool Reactor::HasUserSpaceWork() const {
 }
 
 // Looks at memory only.  True if there is something to do.
-bool Reactor::Spin() {
-  if (HasUserSpaceWork()) return true;
+bool Reactor::Spin(std::int64_t start_ns) {
   if (spin_ns_ <= 0) return false;
-  const std::int64_t end_ns = clock_.NowNs() + spin_ns_;
+  const std::int64_t end_ns = start_ns + spin_ns_;
   // The clock is read once in 32 looks.  The round limit is for clocks that stand still.
   for (int round = 0; round < 100'000; ++round) {
     for (int look = 0; look < 32; ++look) {
@@ -205,10 +204,11 @@ bool Reactor::Spin() {
   return false;
 }
 
-// As KVM's halt polling: a sleep that would have fitted into a spin makes the next spin longer, a
-// long sleep ends the spinning.  An idle reactor thus sleeps without any spin.
-void Reactor::AdaptSpin(std::int64_t slept_ns) {
-  if (slept_ns > options_.spin_ns_max) {
+// As KVM's halt polling: a wait, spin and sleep together, that a full spin would have covered makes
+// the next spin longer; a longer wait makes it shorter, because then the spin bought nothing.  An
+// idle reactor thus sleeps without any spin.
+void Reactor::AdaptSpin(std::int64_t waited_ns) {
+  if (waited_ns > options_.spin_ns_max) {
     spin_ns_ /= 2;
     if (spin_ns_ < kSpinStartNs) spin_ns_ = 0;
   } else {
@@ -218,22 +218,23 @@ void Reactor::AdaptSpin(std::int64_t slept_ns) {
 
 void Reactor::Wait(std::int64_t timeout_ns) {
   CHECK(ring_ != nullptr);
-  if (Spin()) return;
+  if (HasUserSpaceWork()) return;
+  const std::int64_t start_ns = clock_.NowNs();
+  if (Spin(start_ns)) return;
   sleeping_.store(true, std::memory_order_seq_cst);
   if (has_mail_.load(std::memory_order_seq_cst) || stop_.load(std::memory_order_seq_cst)) {
     sleeping_.store(false, std::memory_order_relaxed);
     return;
   }
-  const std::int64_t before_ns = clock_.NowNs();
   const std::int64_t deadline_ns = timers_.next_deadline_ns();
   if (deadline_ns >= 0) {
-    const std::int64_t until_ns = std::max<std::int64_t>(deadline_ns - before_ns, 0);
+    const std::int64_t until_ns = std::max<std::int64_t>(deadline_ns - clock_.NowNs(), 0);
     timeout_ns = timeout_ns < 0 ? until_ns : std::min(timeout_ns, until_ns);
   }
   if (timeout_ns != 0) {
     ++stats_.sleeps;
     ring_->SubmitAndWait(timeout_ns);
-    AdaptSpin(clock_.NowNs() - before_ns);
+    AdaptSpin(clock_.NowNs() - start_ns);
   }
   sleeping_.store(false, std::memory_order_relaxed);
   if (has_mail_.load(std::memory_order_relaxed)) ++stats_.wakeups_by_mail;

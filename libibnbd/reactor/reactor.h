@@ -99,8 +99,8 @@ class Reactor {
   bool DrainMailbox();
   void WakeUp();
   bool PollSources();
-  bool Spin();
-  void AdaptSpin(std::int64_t slept_ns);
+  bool Spin(std::int64_t start_ns);
+  void AdaptSpin(std::int64_t waited_ns);
   [[nodiscard]] bool HasUserSpaceWork() const;
 
   const Clock& clock_;

@@ -3,7 +3,7 @@
 // writes 4 KiB with an immediate and the other answers with an immediate, as RTRS does for a block
 // write; and the other way round, as for a block read.  Not a test.  Run it on an idle machine; it
 // shows nothing of a network, of disks, or of the engine above.
-//   tcp_bench [seconds per case]
+//   tcp_bench [seconds per case] [longest spin in microseconds]
 #include <sys/resource.h>
 
 #include <array>
@@ -159,11 +159,11 @@ void RunThread(Reactor& reactor, End& end, Usage& usage, std::atomic<bool>& stop
   end.Finish();
 }
 
-void Run(const Case& which, double seconds) {
+void Run(const Case& which, double seconds, const ReactorOptions& options) {
   MonotonicClock clock;
   auto fabric = *OpenFabric("tcp");
-  auto server_reactor = *Reactor::Create(clock, ReactorOptions{});
-  auto client_reactor = *Reactor::Create(clock, ReactorOptions{});
+  auto server_reactor = *Reactor::Create(clock, options);
+  auto client_reactor = *Reactor::Create(clock, options);
   {
     End server(*server_reactor, *fabric, which, true);
     End client(*client_reactor, *fabric, which, false);
@@ -215,6 +215,8 @@ int main(int argc, char** argv) {
       {"4K write, depth 32", 32, 4096, 0},       {"4K read, depth 32", 32, 64, 4096},
       {"128K write, depth 8", 8, 128 * 1024, 0}, {"128K read, depth 8", 8, 64, 128 * 1024},
   };
-  for (const ibnbd::Case& which : cases) ibnbd::Run(which, seconds);
+  ibnbd::ReactorOptions options;
+  if (argc > 2) options.spin_ns_max = std::atoll(argv[2]) * ibnbd::kNsPerUs;
+  for (const ibnbd::Case& which : cases) ibnbd::Run(which, seconds, options);
   return 0;
 }
