@@ -135,7 +135,9 @@ int ibnbd_device_open(ibnbd_session* session, const char* name, const ibnbd_devi
                       ibnbd_device** out) {
   if (std::strcmp(name, "missing") == 0) return Fail(-ENOENT, "No such file or directory");
   const bool writes = options->access != IBNBD_READ_ONLY;
-  if (writes && std::strcmp(name, "readonly") == 0) return Fail(-EROFS, "Read-only file system");
+  if (writes && std::strcmp(name, "readonly") == 0) {
+    return Fail(-EPERM, "ibnbd_device_open: open readonly: Operation not permitted");
+  }
   auto device = std::make_unique<ibnbd_device>();
   device->name = name;
   device->size = switches().device_size.load();
@@ -146,6 +148,13 @@ int ibnbd_device_open(ibnbd_session* session, const char* name, const ibnbd_devi
   *out = device.get();
   session->devices[name] = std::move(device);
   return 0;
+}
+
+int ibnbd_session_list(ibnbd_session*, uint32_t, ibnbd_export_fn fn, void* opaque) {
+  ibnbd_export_info info{};
+  std::strcpy(info.name, "readonly");
+  info.flags = IBNBD_EXPORT_READ_ONLY;
+  return fn(opaque, &info);
 }
 
 int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out) {

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -17,11 +19,31 @@ namespace {
 constexpr std::uint32_t kConnectTimeoutMs = 10'000;
 constexpr std::uint32_t kIoDepthMax = 4096;  // Per queue; connections have 256 each at most.
 
+// The library's text where there is one: it names what was attempted, and on what.
 absl::Status LibraryError(int result, absl::string_view what) {
   const std::string text = ibnbd_error_message();
-  if (text.empty()) return ErrnoStatus(result, what);
-  // The library's text holds the cause already.
-  return absl::Status(ErrnoStatus(result, what).code(), absl::StrCat(what, ": ", text));
+  absl::string_view rest = text;
+  if (!absl::StartsWith(rest, "ibnbd_")) return ErrnoStatus(result, what);
+  rest.remove_prefix(std::min(rest.find(": "), rest.size() - 2) + 2);
+  return absl::Status(ErrnoStatus(result, what).code(), rest);
+}
+
+// True if the server says that this is why it may not be opened for writing; EPERM may also mean
+// that somebody else writes.  A kernel server cannot tell.
+bool IsReadOnlyExport(ibnbd_session* session, const char* name) {
+  struct Search {
+    const char* name;
+    bool read_only = false;
+  } search{name};
+  const auto visit = [](void* opaque, const ibnbd_export_info* info) {
+    auto& wanted = *static_cast<Search*>(opaque);
+    if (std::strcmp(info->name, wanted.name) != 0) return 0;
+    wanted.read_only = (info->flags & IBNBD_EXPORT_READ_ONLY) != 0;
+    return 1;
+  };
+  // A list that fails finds nothing.
+  (void)ibnbd_session_list(session, kConnectTimeoutMs, visit, &search);
+  return search.read_only;
 }
 
 }  // namespace
@@ -104,12 +126,14 @@ absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
   options.fail_after_ms = options_.fail_after_ms;
   const char* name = spec.uri.export_name.c_str();
   int result = ibnbd_device_open(volume.session, name, &options, &volume.device);
-  if (result == -EROFS && !options_.read_only) {
+  absl::Status refusal = result == 0 ? absl::OkStatus() : LibraryError(result, what);
+  if ((result == -EPERM || result == -EROFS) && IsReadOnlyExport(volume.session, name)) {
     LOG_INFO(what, ": the export is read-only");
     options.access = IBNBD_READ_ONLY;
     result = ibnbd_device_open(volume.session, name, &options, &volume.device);
+    refusal = result == 0 ? absl::OkStatus() : LibraryError(result, what);
   }
-  if (result != 0) return LibraryError(result, what);
+  RETURN_IF_ERROR(refusal);
   volume.read_only = options.access == IBNBD_READ_ONLY;
   volume.description = spec.uri.ToString();
   volumes_.push_back(std::move(volume));
