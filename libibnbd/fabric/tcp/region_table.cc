@@ -17,7 +17,8 @@ std::uint32_t RandomUpperBits() {
   return value & ~kIndexMask;
 }
 
-// The offset of `addr` within a region of `size` bytes at `base`, if `length` bytes fit there.
+// True if [addr, addr + length) lies within the `size` bytes at `base`; no sum of theirs can
+// overflow.
 bool Within(const std::byte* base, std::size_t size, std::uint64_t addr, std::uint64_t length) {
   const std::uint64_t start = reinterpret_cast<std::uintptr_t>(base);
   if (addr < start) return false;
