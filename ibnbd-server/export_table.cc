@@ -70,7 +70,7 @@ void ExportTable::DropUnusedFinds() {
 void ExportTable::Add(const ExportSpec& spec, std::unique_ptr<rnbd::Backend> backend) {
   const auto exported = MakeExport(spec.name, spec.read_only, std::move(backend));
   LOG_INFO("export ", spec.name, ": ", exported->backend->Describe(),
-           spec.read_only ? ", read-only" : "");
+           spec.read_only && !exported->backend->geometry().read_only ? ", read-only" : "");
   CHECK(entries_.emplace(spec.name, Entry{spec, exported}).second);
 }
 

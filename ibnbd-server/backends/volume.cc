@@ -2,7 +2,6 @@
 #include "ibnbd-server/backends/volume.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -123,20 +122,20 @@ absl::Status Volume::OpenAndLock(Opener opener) {
 }
 
 absl::Status Volume::Lock(std::int64_t deadline_ns) {
-  const int operation = (geometry_.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB;
-  while (flock(fd_.get(), operation) != 0) {
-    if (errno == EINTR) continue;
-    // A file system without locks (some network ones) is served without the fence, and says so.
-    if (errno != EWOULDBLOCK) {
-      LOG_WARN("attach ", path_, ": no lock: ", ErrnoStatus(errno, "flock").message());
+  while (true) {
+    const int error = lock_.TryLock(fd_.get(), !geometry_.read_only);
+    if (error == 0) return absl::OkStatus();
+    if (error != -EWOULDBLOCK && error != -EBUSY) {
+      // A file system without locks (some network ones) is served without the fence, and says so.
+      LOG_WARN("attach ", path_, ": no lock: ", std::string(ErrnoStatus(error, "flock").message()));
       return absl::OkStatus();
     }
     if (NowNs() >= deadline_ns) {
-      return absl::FailedPreconditionError("in use by another server (flock)");
+      return absl::FailedPreconditionError(error == -EBUSY ? "is exported for writing already"
+                                                           : "in use by another server (flock)");
     }
     PauseForLock();
   }
-  return absl::OkStatus();
 }
 
 absl::Status Volume::Examine() {

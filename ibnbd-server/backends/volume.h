@@ -3,9 +3,9 @@
 // first IO.  Made on a control thread (it may block), then read by the queues of all reactors; what
 // changes later is atomic.
 //
-// The lock (flock) is the fence between servers: an IO that a killed predecessor left in the kernel
-// keeps its open file, and with it the lock, until it has landed.  So opening waits for the lock
-// rather than fails at once.
+// The lock (volume_lock.h) is the fence between servers: an IO that a killed predecessor left in
+// the kernel keeps its open file, and with it the lock, until it has landed.  So opening waits for
+// the lock rather than fails at once.
 #pragma once
 
 #include <array>
@@ -19,6 +19,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/unique_fd.h"
+#include "ibnbd-server/backends/volume_lock.h"
 #include "rnbd/block_backend.h"
 
 namespace ibnbd {
@@ -93,6 +94,7 @@ class Volume {
   const std::string path_;
   const VolumeOptions options_;
   UniqueFd fd_;
+  VolumeLock lock_;  // Of fd_; let go before it is closed.
   rnbd::Geometry geometry_;
   bool direct_ = true;
   bool is_block_device_ = false;

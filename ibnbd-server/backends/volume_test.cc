@@ -73,27 +73,64 @@ TEST_F(VolumeTest, RefusesAFileThatMayNotBeWritten) {
   EXPECT_THAT(ErrorOf(path), EndsWith("open for writing: Permission denied"));
 }
 
-TEST_F(VolumeTest, RefusesASecondWriter) {
+// Another server: locks as one does, from outside of this one's bookkeeping.
+bool AnotherServerCanLock(const std::string& path, int operation) {
+  const UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_TRUE(fd.valid());
+  return flock(fd.get(), operation | LOCK_NB) == 0;
+}
+
+TEST_F(VolumeTest, RefusesWhatAnotherServerHas) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  VolumeOptions read_only;
+  read_only.read_only = true;
+  const UniqueFd other(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(other.get(), LOCK_EX), 0);
+  EXPECT_EQ(ErrorOf(path), "attach " + path + ": in use by another server (flock)");
+  EXPECT_THAT(ErrorOf(path, read_only), EndsWith("in use by another server (flock)"));
+  ASSERT_EQ(flock(other.get(), LOCK_SH), 0);
+  EXPECT_THAT(ErrorOf(path), EndsWith("in use by another server (flock)"));
+  EXPECT_EQ(ErrorOf(path, read_only), "");
+}
+
+TEST_F(VolumeTest, RefusesToBeExportedTwiceForWriting) {
   const std::string path = dir_.MakeFile("a.img", 4096);
   const auto first = Open(path);
   ASSERT_TRUE(first.ok()) << first.status();
-  EXPECT_EQ(ErrorOf(path), "attach " + path + ": in use by another server (flock)");
-  VolumeOptions read_only;
-  read_only.read_only = true;
-  EXPECT_THAT(ErrorOf(path, read_only), EndsWith("in use by another server (flock)"));
+  EXPECT_EQ(ErrorOf(path), "attach " + path + ": is exported for writing already");
 }
 
-TEST_F(VolumeTest, AllowsSeveralReaders) {
+TEST_F(VolumeTest, ReadersAllowReadersOfOtherServersButNoWriter) {
   const std::string path = dir_.MakeFile("a.img", 4096);
   VolumeOptions read_only;
   read_only.read_only = true;
   const auto first = Open(path, read_only);
   const auto second = Open(path, read_only);
-  EXPECT_TRUE(first.ok() && second.ok());
+  ASSERT_TRUE(first.ok() && second.ok());
   EXPECT_TRUE((*first)->geometry().read_only);
   EXPECT_EQ((*first)->geometry().discard_bytes_max, 0u);
   EXPECT_EQ((*first)->geometry().write_zeroes_bytes_max, 0u);
-  EXPECT_THAT(ErrorOf(path), EndsWith("in use by another server (flock)"));
+  EXPECT_TRUE(AnotherServerCanLock(path, LOCK_SH));
+  EXPECT_FALSE(AnotherServerCanLock(path, LOCK_EX));
+}
+
+TEST_F(VolumeTest, OneServerMayExportAVolumeForWritingAndForReading) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  VolumeOptions read_only;
+  read_only.read_only = true;
+  auto before = Open(path, read_only);
+  auto writer = Open(path);
+  auto after = Open(path, read_only);
+  ASSERT_TRUE(before.ok() && writer.ok() && after.ok());
+  EXPECT_FALSE(AnotherServerCanLock(path, LOCK_SH));
+  // When the writer leaves, the readers still keep other writers off, to the last.
+  writer = absl::CancelledError();
+  EXPECT_TRUE(AnotherServerCanLock(path, LOCK_SH));
+  EXPECT_FALSE(AnotherServerCanLock(path, LOCK_EX));
+  before = absl::CancelledError();
+  EXPECT_FALSE(AnotherServerCanLock(path, LOCK_EX));
+  after = absl::CancelledError();
+  EXPECT_TRUE(AnotherServerCanLock(path, LOCK_EX));
 }
 
 TEST_F(VolumeTest, WaitsForAServerThatIsGoingAway) {

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The lock (flock) that keeps a second server off a volume.  It sits on the very descriptor that
+// the IO goes through, so that the kernel keeps it until the last IO has landed, even if we are
+// killed.
+//
+// Within one server a volume may be exported once for writing and any number of times read-only.
+// flock knows descriptors, not processes, and would refuse that: so while one of ours holds the
+// exclusive lock, our readers go without, and get theirs back when the writer leaves.  Any control
+// thread.
+#pragma once
+
+#include <cstdint>
+
+namespace ibnbd {
+
+class VolumeLock {
+ public:
+  VolumeLock() = default;
+  ~VolumeLock();  // Before the descriptor is closed.
+  VolumeLock(const VolumeLock&) = delete;
+  VolumeLock& operator=(const VolumeLock&) = delete;
+
+  // 0; -EWOULDBLOCK: another process has it; -EBUSY: this server exports it for writing already; or
+  // what flock() said.  At most once successfully.
+  int TryLock(int fd, bool exclusive);
+
+ private:
+  int fd_ = -1;  // Not owned; -1: not locked.
+  bool exclusive_ = false;
+  std::uint64_t device_ = 0;  // Which volume it is.
+  std::uint64_t inode_ = 0;
+};
+
+}  // namespace ibnbd
