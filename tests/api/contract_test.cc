@@ -35,7 +35,7 @@ ServerProcess& Server() {
 }
 
 class ContractTest : public testing::Test {
- protected:
+ public:  // Callbacks of tests use it.
   void SetUp() override {
     uri_ = Server().uri();
     options_.connect_timeout_ms = 10'000;
@@ -489,7 +489,7 @@ TEST_F(ContractTest, InfoAndListSayWhatTheServerHas) {
                 &names),
             0)
       << ibnbd_error_message();
-  EXPECT_THAT(names, testing::UnorderedElementsAre("mem", "ro"));
+  EXPECT_THAT(names, testing::UnorderedElementsAre("mem", "ro", "disk"));
   const auto stop = [](void*, const ibnbd_export_info*) { return 42; };
   EXPECT_EQ(ibnbd_session_list(session_, 5000, stop, nullptr), 42);
 }

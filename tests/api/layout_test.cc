@@ -19,7 +19,7 @@ TEST(Layout, PublicStructsHaveTheSizesOfVersion01) {
   EXPECT_EQ(sizeof(ibnbd_export_info), 320u);
   EXPECT_EQ(sizeof(ibnbd_device_options), 56u);
   EXPECT_EQ(sizeof(ibnbd_device_info), 608u);
-  EXPECT_EQ(sizeof(ibnbd_io), 336u);
+  EXPECT_EQ(sizeof(ibnbd_io), 328u);
 }
 
 TEST(Layout, PublicFieldsStayWhereTheyAre) {

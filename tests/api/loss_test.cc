@@ -23,8 +23,11 @@ class LossTest : public testing::Test {
     ASSERT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &session_), 0)
         << ibnbd_error_message();
     queue_ = ibnbd_session_queue(session_, 0);
-    ASSERT_EQ(ibnbd_device_open(session_, "mem", nullptr, &device_), 0) << ibnbd_error_message();
     ASSERT_EQ(ibnbd_buffer_alloc(session_, 1 << 20, &buffer_), 0);
+    Open("disk");
+  }
+  void Open(const char* name) {
+    ASSERT_EQ(ibnbd_device_open(session_, name, nullptr, &device_), 0) << ibnbd_error_message();
   }
   void TearDown() override { ibnbd_session_close(session_, 0); }
 
@@ -119,7 +122,7 @@ TEST_F(LossTest, IosAreHeldAndCompleteWhenTheServerReturns) {
   PollFor(std::chrono::milliseconds(300));
   EXPECT_TRUE(answers_.empty());
   server_.Restart();
-  PollUntilAnswered(20);
+  ASSERT_NO_FATAL_FAILURE(PollUntilAnswered(20));
   EXPECT_THAT(answers_, testing::Each(0));
   EXPECT_EQ(ibnbd_pread(queue_, device_, ibnbd_buffer_data(buffer_), 4096, 0), 0)
       << ibnbd_error_message();
@@ -127,6 +130,23 @@ TEST_F(LossTest, IosAreHeldAndCompleteWhenTheServerReturns) {
   info.struct_size = sizeof info;
   ASSERT_EQ(ibnbd_session_get_info(session_, &info), 0);
   EXPECT_GE(info.reconnects, 1u);
+}
+
+// Memory is another volume after a restart: nothing of the old one is in it.
+TEST_F(LossTest, AnotherVolumeUnderTheSameNameGetsNothing) {
+  ASSERT_EQ(ibnbd_device_close(device_, 1000), 0) << ibnbd_error_message();
+  Open("mem");
+  server_.Kill();
+  SubmitWrites(5);
+  server_.Restart();
+  std::string reason;
+  const auto end = Clock::now() + std::chrono::seconds(20);
+  do {
+    PollFor(std::chrono::milliseconds(20));
+    EXPECT_EQ(State(&reason), static_cast<std::uint32_t>(IBNBD_STATE_HELD));
+  } while (reason.find("another volume") == std::string::npos && Clock::now() < end);
+  EXPECT_THAT(reason, testing::HasSubstr("another volume"));
+  EXPECT_TRUE(answers_.empty());
 }
 
 }  // namespace

@@ -13,9 +13,19 @@
 
 #include "base/check.h"
 
-ServerProcess::ServerProcess() { Start("tcp://127.0.0.1:0"); }
+ServerProcess::ServerProcess() {
+  char name[] = "/tmp/ibnbd-api-test.XXXXXX";
+  const int fd = ::mkstemp(name);
+  CHECK(fd >= 0 && ::ftruncate(fd, 16 << 20) == 0);
+  ::close(fd);
+  file_ = name;
+  Start("tcp://127.0.0.1:0");
+}
 
-ServerProcess::~ServerProcess() { Kill(); }
+ServerProcess::~ServerProcess() {
+  Kill();
+  ::unlink(file_.c_str());
+}
 
 void ServerProcess::Kill() {
   if (pid_ <= 0) return;
@@ -29,13 +39,14 @@ void ServerProcess::Restart() { Start(uri_); }
 void ServerProcess::Start(const std::string& listen) {
   int out[2];
   CHECK(::pipe2(out, O_CLOEXEC) == 0);
+  const std::string disk = "disk=" + file_;
   pid_ = ::fork();
   CHECK(pid_ >= 0);
   if (pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::dup2(out[1], STDOUT_FILENO);
     ::execl(IBNBD_SERVER_PROGRAM, "ibnbd-server", "--listen", listen.c_str(), "--export",
-            "mem=mem:64M", "--export", "ro=mem:8M,ro", nullptr);
+            "mem=mem:64M", "--export", "ro=mem:8M,ro", "--export", disk.c_str(), nullptr);
     ::_exit(127);
   }
   ::close(out[1]);

@@ -9,7 +9,8 @@
 
 class ServerProcess {
  public:
-  // Exports "mem" (64 MiB) and "ro" (8 MiB, read-only), in memory.
+  // Exports "mem" (64 MiB) and "ro" (8 MiB, read-only), in memory, and "disk" (16 MiB), a file that
+  // outlives the server.
   ServerProcess();
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;
@@ -22,4 +23,5 @@ class ServerProcess {
   void Start(const std::string& listen);
   pid_t pid_ = -1;
   std::string uri_;
+  std::string file_;
 };
