@@ -333,6 +333,27 @@ TEST_F(ServerTest, HeartbeatsAreAnsweredAndASilentClientIsDropped) {
   EXPECT_EQ(marks.count("server: heartbeat timed out"), 1u);
 }
 
+TEST_F(ServerTest, ACrashedHostCanBeDismantledWithWhatItExecutes) {
+  RawClient& client = AddClient(1);
+  ASSERT_TRUE(client.Open(2, "a"));
+  proto::OpenRsp opened;
+  ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+  vol0->HoldIos();
+  const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
+  client.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512, std::byte{0x77}));
+  world.RunFor(kNsPerMs);
+  ASSERT_EQ(vol0->executing_count(), 1u);
+  world.CrashHost(server.host);
+  Prng prng(1);
+  vol0->Crash(prng, 0);
+  const std::byte after_crash = disk->current()[0];
+  world.ThawCrashed(server.host);
+  vol0->Release();
+  EXPECT_TRUE(server.Stop());
+  EXPECT_EQ(disk->current()[0], after_crash);
+  EXPECT_FALSE(client.responses.contains(3));
+}
+
 TEST_F(ServerTest, StopGivesUpAtItsDeadlineAndLeavesTheMemoryBehind) {
   auto orphan = std::make_unique<sim::World>(5, sim::FaultPlan());
   // Nothing of this world is taken down in order: what still executes has to keep its memory.
