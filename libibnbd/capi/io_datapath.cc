@@ -199,6 +199,7 @@ int ibnbd_submit(ibnbd_queue* queue, ibnbd_device* device, struct ibnbd_io* io) 
 
 bool ibnbd_queue::Poll() {
   bounce.Advance();
+  if (finished.empty()) return false;
   const int before = callbacks_run;
   ibnbd::capi::SetInCallback(true);
   while (budget_left > 0 && !finished.empty()) {

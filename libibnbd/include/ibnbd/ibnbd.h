@@ -3,21 +3,24 @@
  * libibnbd - volumes of an RNBD server (ibnbd-server, or the Linux kernel's), over RDMA or TCP.
  *
  * Conventions.
- *  (1) Handles are opaque.  NULL is never valid unless stated; closing or freeing NULL does nothing.
- *  (2) Calls return 0 (or a count) or a negative errno; the text is ibnbd_error_message(), valid on this
- *      thread until its next call.
- *  (3) If ibnbd_submit() returns 0 its callback runs exactly once, on the thread of its queue, never from
- *      inside ibnbd_submit(); otherwise never.  Callbacks may submit; they must not throw, poll, wait or
- *      close (-EDEADLK where that would hang).
- *  (4) Structs that may grow start with their size: option structs are initialised with the ..._INIT macros,
- *      and of structs that a call fills in the caller sets struct_size = sizeof(struct ...) before.  Unknown
- *      flags, and reserved fields that are not 0, are refused (-EINVAL).
- *  (5) A session has queues.  A queue, and IOs submitted on it, belong to one thread at a time; the thread
- *      that polled or submitted last owns it.  Everything else may be called from any thread, but not from
- *      callbacks.  Calls that wait (those with a time-out, and synchronous IO) meanwhile also poll the queues
- *      that the calling thread owns, so that programs with one thread need not care.
- *  (6) A session keeps one thread of its own for connecting, heartbeats and reconnecting; it sleeps
- *      otherwise.  All signals are blocked in it.  The handle does not survive fork().
+ *  (1) Handles are opaque.  NULL is never valid unless stated; closing or freeing NULL does
+ *      nothing.
+ *  (2) Calls return 0 (or a count) or a negative errno; the text is ibnbd_error_message(), valid
+ *      on this thread until its next call.
+ *  (3) If ibnbd_submit() returns 0 its callback runs exactly once, on the thread of its queue,
+ *      never from inside ibnbd_submit(); otherwise never.  Callbacks may submit; they must not
+ *      throw, poll, wait or close (-EDEADLK where that would hang).
+ *  (4) Structs that may grow start with their size: option structs are initialised with the
+ *      ..._INIT macros, and of structs that a call fills in the caller sets struct_size =
+ *      sizeof(struct ...) before.  Unknown flags, and reserved fields that are not 0, are refused
+ *      (-EINVAL).
+ *  (5) A session has queues.  A queue, and IOs submitted on it, belong to one thread at a time;
+ *      the thread that polled or submitted last owns it.  Everything else may be called from any
+ *      thread, but not from callbacks.  Calls that wait (those with a time-out, and synchronous
+ *      IO) meanwhile also poll the queues that the calling thread owns, so that programs with one
+ *      thread need not care.
+ *  (6) A session keeps one thread of its own for connecting, heartbeats and reconnecting; it
+ *      sleeps otherwise.  All signals are blocked in it.  The handle does not survive fork().
  *  (7) Sizes and offsets are bytes.  A sector is 512 bytes.
  */
 #ifndef IBNBD_IBNBD_H
@@ -45,15 +48,20 @@ const char *ibnbd_version(void);       /* "0.1.0" */
 const char *ibnbd_error_message(void); /* Never NULL; "" after success. */
 
 /* ---- Logging.  Process-wide; call before opening sessions. ---- */
-enum ibnbd_log_level { IBNBD_LOG_ERROR = 0, IBNBD_LOG_WARN = 1, IBNBD_LOG_INFO = 2, IBNBD_LOG_DEBUG = 3 };
+enum ibnbd_log_level {
+  IBNBD_LOG_ERROR = 0,
+  IBNBD_LOG_WARN = 1,
+  IBNBD_LOG_INFO = 2,
+  IBNBD_LOG_DEBUG = 3
+};
 typedef void (*ibnbd_log_fn)(void *opaque, int level, const char *line);
 void ibnbd_set_log(ibnbd_log_fn fn, void *opaque, int level); /* NULL: back to stderr. */
 
 /* ---- Sessions ---- */
 struct ibnbd_session_options {
   size_t struct_size;
-  const char *name;            /* NULL: made from the host name, the pid and a counter. No '/' or '.'. */
-  uint32_t queue_count;        /* 1..64 queues, each with a connection of its own. */
+  const char *name;     /* NULL: made from the host name, the pid and a counter. No '/' or '.'. */
+  uint32_t queue_count; /* 1..64 queues, each with a connection of its own. */
   uint32_t connect_timeout_ms; /* Of ibnbd_session_open(). */
   uint32_t flags;              /* IBNBD_SESSION_... */
   uint32_t heartbeat_ms;       /* 0: 5000, what the kernel uses. */
@@ -63,21 +71,26 @@ struct ibnbd_session_options {
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
-/* The queues are used by the thread that opens the session and by no other, ever: a little faster.  Other
- * threads get -EPERM. */
+/* The queues are used by the thread that opens the session and by no other, ever: a little faster.
+ * Other threads get -EPERM. */
 #define IBNBD_SESSION_ONE_THREAD 2u
-#define IBNBD_SESSION_OPTIONS_INIT \
-  { sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, { 0, 0, 0, 0 } }
+#define IBNBD_SESSION_OPTIONS_INIT                                                             \
+  {                                                                                            \
+    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, { 0, 0, 0, 0 } \
+  }
 
-/* `uri` is tcp://host[:port] or rdma://host[:port]; an export name in it is ignored. NULL options: defaults. */
-int ibnbd_session_open(const char *uri, const struct ibnbd_session_options *options, ibnbd_session **out);
-/* Requires: no other thread uses the session, its queues, devices or buffers any more.  Waits up to
- * `timeout_ms` for outstanding IOs; what is left then completes with -ECANCELED from inside this call.  Closes
- * devices that are open and frees buffers that are left.  Returns within `timeout_ms` plus a little in every
- * state of the network: 0, or -ETIMEDOUT if IOs had to be cancelled.  The handle is gone in either case. */
+/* `uri` is tcp://host[:port] or rdma://host[:port]; an export name in it is ignored. NULL options:
+ * defaults. */
+int ibnbd_session_open(const char *uri, const struct ibnbd_session_options *options,
+                       ibnbd_session **out);
+/* Requires: no other thread uses the session, its queues, devices or buffers any more.  Waits up
+ * to `timeout_ms` for outstanding IOs; what is left then completes with -ECANCELED from inside
+ * this call.  Closes devices that are open and frees buffers that are left.  Returns within
+ * `timeout_ms` plus a little in every state of the network: 0, or -ETIMEDOUT if IOs had to be
+ * cancelled.  The handle is gone in either case. */
 int ibnbd_session_close(ibnbd_session *session, uint32_t timeout_ms);
-/* Copies the export's name out of `uri`, percent-decoded: "tcp://h:1/vol%20a" gives "vol a".  -EINVAL: not a
- * URI of ours; -ENOENT: it names none; -ENAMETOOLONG: `size` is too small. */
+/* Copies the export's name out of `uri`, percent-decoded: "tcp://h:1/vol%20a" gives "vol a".
+ * -EINVAL: not a URI of ours; -ENOENT: it names none; -ENAMETOOLONG: `size` is too small. */
 int ibnbd_uri_export(const char *uri, char *name, size_t size);
 
 struct ibnbd_session_info {
@@ -105,34 +118,39 @@ struct ibnbd_export_info {
 };
 #define IBNBD_EXPORT_READ_ONLY 1u
 #define IBNBD_EXPORT_WRITE_CACHE 2u
-/* Calls `fn` for every export, on this thread; a non-zero return of `fn` ends the list and is returned.
- * -EOPNOTSUPP: the server is not one of ours and cannot tell. */
+/* Calls `fn` for every export, on this thread; a non-zero return of `fn` ends the list and is
+ * returned. -EOPNOTSUPP: the server is not one of ours and cannot tell. */
 typedef int (*ibnbd_export_fn)(void *opaque, const struct ibnbd_export_info *info);
-int ibnbd_session_list(ibnbd_session *session, uint32_t timeout_ms, ibnbd_export_fn fn, void *opaque);
+int ibnbd_session_list(ibnbd_session *session, uint32_t timeout_ms, ibnbd_export_fn fn,
+                       void *opaque);
 
 /* ---- Devices ---- */
 enum ibnbd_access { IBNBD_READ_ONLY = 0, IBNBD_READ_WRITE = 1, IBNBD_MIGRATION = 2 };
 struct ibnbd_device_options {
   size_t struct_size;
-  uint32_t access;          /* enum ibnbd_access */
+  uint32_t access; /* enum ibnbd_access */
   uint32_t open_timeout_ms;
-  int64_t fail_after_ms;    /* Loss policy: how long IOs are held when the server is lost; -1: for ever. */
+  /* Loss policy: how long IOs are held when the server is lost; -1: for ever. */
+  int64_t fail_after_ms;
   uint64_t reserved[4];
 };
-#define IBNBD_DEVICE_OPTIONS_INIT \
-  { sizeof(struct ibnbd_device_options), IBNBD_READ_WRITE, 30000, -1, { 0, 0, 0, 0 } }
-int ibnbd_device_open(ibnbd_session *session, const char *name, const struct ibnbd_device_options *options,
-                      ibnbd_device **out);
-/* Waits for outstanding IOs (their queues must be polled) up to `timeout_ms`, then fences them off: they
- * complete with -ECANCELED.  Returns 0, or -ETIMEDOUT if it had to. */
-int ibnbd_device_close(ibnbd_device *device, uint32_t timeout_ms); /* -ENODEV: it was closed before. */
+#define IBNBD_DEVICE_OPTIONS_INIT                                                    \
+  {                                                                                  \
+    sizeof(struct ibnbd_device_options), IBNBD_READ_WRITE, 30000, -1, { 0, 0, 0, 0 } \
+  }
+int ibnbd_device_open(ibnbd_session *session, const char *name,
+                      const struct ibnbd_device_options *options, ibnbd_device **out);
+/* Waits for outstanding IOs (their queues must be polled) up to `timeout_ms`, then fences them
+ * off: they complete with -ECANCELED.  Returns 0; -ETIMEDOUT if it had to; -ENODEV if it was
+ * closed before. */
+int ibnbd_device_close(ibnbd_device *device, uint32_t timeout_ms);
 int ibnbd_device_set_fail_after(ibnbd_device *device, int64_t fail_after_ms);
 
 struct ibnbd_device_info {
   size_t struct_size;
   uint64_t size;
   uint32_t logical_block_size, physical_block_size;
-  uint32_t io_size_max; /* Larger IOs are split. */
+  uint32_t io_size_max;                                         /* Larger IOs are split. */
   uint32_t discard_max, discard_granularity, discard_alignment; /* 0 max: not supported. */
   uint32_t write_zeroes_max;                                    /* 0: not supported. */
   uint32_t flags;                                               /* IBNBD_DEVICE_... */
@@ -146,11 +164,17 @@ struct ibnbd_device_info {
 #define IBNBD_DEVICE_WRITE_CACHE 2u
 #define IBNBD_DEVICE_FUA 4u
 #define IBNBD_DEVICE_SECURE_ERASE 8u
-enum ibnbd_device_state { IBNBD_STATE_OPEN = 1, IBNBD_STATE_HELD = 2, IBNBD_STATE_FAILING = 3, IBNBD_STATE_CLOSED = 4 };
+enum ibnbd_device_state {
+  IBNBD_STATE_OPEN = 1,
+  IBNBD_STATE_HELD = 2,
+  IBNBD_STATE_FAILING = 3,
+  IBNBD_STATE_CLOSED = 4
+};
 int ibnbd_device_get_info(ibnbd_device *device, struct ibnbd_device_info *out);
 
 /* ---- Buffers.  Page-aligned memory is best; any alignment is accepted. ---- */
-int ibnbd_buffer_alloc(ibnbd_session *session, size_t size, ibnbd_buffer **out); /* Zeroed, page aligned. */
+/* Zeroed, page aligned. */
+int ibnbd_buffer_alloc(ibnbd_session *session, size_t size, ibnbd_buffer **out);
 int ibnbd_buffer_register(ibnbd_session *session, void *memory, size_t size, ibnbd_buffer **out);
 void *ibnbd_buffer_data(const ibnbd_buffer *buffer);
 size_t ibnbd_buffer_size(const ibnbd_buffer *buffer);
@@ -159,16 +183,21 @@ void ibnbd_buffer_free(ibnbd_buffer *buffer);
 
 /* ---- IO ---- */
 enum ibnbd_op {
-  IBNBD_OP_READ = 0, IBNBD_OP_WRITE = 1, IBNBD_OP_FLUSH = 2, IBNBD_OP_DISCARD = 3,
-  IBNBD_OP_SECURE_ERASE = 4, IBNBD_OP_WRITE_ZEROES = 5
+  IBNBD_OP_READ = 0,
+  IBNBD_OP_WRITE = 1,
+  IBNBD_OP_FLUSH = 2,
+  IBNBD_OP_DISCARD = 3,
+  IBNBD_OP_SECURE_ERASE = 4,
+  IBNBD_OP_WRITE_ZEROES = 5
 };
-#define IBNBD_IO_FUA 1u      /* Write, write-zeroes: on stable storage before it completes. */
+#define IBNBD_IO_FUA 1u /* Write, write-zeroes: on stable storage before it completes. */
 #define IBNBD_IO_PREFLUSH 2u /* Write: everything completed before is made stable first. */
 #define IBNBD_IO_NO_UNMAP 4u /* Write-zeroes: the blocks stay allocated. */
 
 struct ibnbd_io;
 typedef void (*ibnbd_done_fn)(struct ibnbd_io *io, int result); /* 0 or a negative errno. */
-/* The application's storage, untouched by it from submit to done.  Zero it once; fields may be reused. */
+/* The application's storage, untouched by it from submit to done.  Zero it once; fields may be
+ * reused. */
 struct ibnbd_io {
   uint32_t op;    /* enum ibnbd_op */
   uint32_t flags; /* IBNBD_IO_... */
@@ -177,9 +206,9 @@ struct ibnbd_io {
   void *data;           /* Reads and writes. */
   ibnbd_buffer *buffer; /* The buffer `data` lies in; NULL: unregistered, the library copies. */
   ibnbd_done_fn done;
-  void *opaque;            /* The application's. */
-  uint64_t reserved[2];    /* 0. */
-  uint64_t internal[32];   /* The library's. */
+  void *opaque;          /* The application's. */
+  uint64_t reserved[2];  /* 0. */
+  uint64_t internal[32]; /* The library's. */
 };
 
 /* Queue `index` of the session, valid until the session is closed. */
@@ -188,28 +217,31 @@ ibnbd_queue *ibnbd_session_queue(ibnbd_session *session, uint32_t index);
  * -EOPNOTSUPP; -EAGAIN more than io_depth_max IOs outstanding on this queue: poll, then try again;
  * -ENODEV the device was closed; -EBUSY the IO is outstanding already. */
 int ibnbd_submit(ibnbd_queue *queue, ibnbd_device *device, struct ibnbd_io *io);
-/* Makes progress without waiting and calls done callbacks, at most `budget` (0: no limit).  Returns how many
- * callbacks ran.  Submitted IOs leave in batches: at the end of a poll, or by ibnbd_queue_flush(). */
+/* Makes progress without waiting and calls done callbacks, at most `budget` (0: no limit).
+ * Returns how many callbacks ran.  Submitted IOs leave in batches: at the end of a poll, or by
+ * ibnbd_queue_flush(). */
 int ibnbd_queue_poll(ibnbd_queue *queue, uint32_t budget);
 int ibnbd_queue_flush(ibnbd_queue *queue);
-/* Polls; if no callback ran, waits up to `timeout_ms` (-1: no limit), spinning briefly first.  Returns how many
- * callbacks ran; 0 also after a signal, or when woken for something else than an IO of the application. */
+/* Polls; if no callback ran, waits up to `timeout_ms` (-1: no limit), spinning briefly first.
+ * Returns how many callbacks ran; 0 also after a signal, or when woken for something else than an
+ * IO of the application. */
 int ibnbd_queue_wait(ibnbd_queue *queue, int timeout_ms);
-/* For event loops: readable when a poll would find something.  Call ibnbd_queue_prepare_sleep() before each
- * sleep; if it returns 1 there is something already: poll instead. */
+/* For event loops: readable when a poll would find something.  Call ibnbd_queue_prepare_sleep()
+ * before each sleep; if it returns 1 there is something already: poll instead. */
 int ibnbd_queue_fd(ibnbd_queue *queue);
 int ibnbd_queue_prepare_sleep(ibnbd_queue *queue);
-/* Any thread: a thread that sleeps in ibnbd_queue_wait() on this queue returns, or does so the next time; the
- * queue's fd becomes readable. */
+/* Any thread: a thread that sleeps in ibnbd_queue_wait() on this queue returns, or does so the
+ * next time; the queue's fd becomes readable. */
 int ibnbd_queue_wake(ibnbd_queue *queue);
 
-/* ---- Synchronous IO: submits on `queue` and polls it until done; other callbacks may run meanwhile. ---- */
+/* ---- Synchronous IO: submits on `queue` and polls it until done; other callbacks may run. ---- */
 int ibnbd_pread(ibnbd_queue *queue, ibnbd_device *device, void *data, size_t size, uint64_t offset);
-int ibnbd_pwrite(ibnbd_queue *queue, ibnbd_device *device, const void *data, size_t size, uint64_t offset,
-                 uint32_t flags);
+int ibnbd_pwrite(ibnbd_queue *queue, ibnbd_device *device, const void *data, size_t size,
+                 uint64_t offset, uint32_t flags);
 int ibnbd_flush(ibnbd_queue *queue, ibnbd_device *device);
 int ibnbd_discard(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset);
-int ibnbd_write_zeroes(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset, uint32_t flags);
+int ibnbd_write_zeroes(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset,
+                       uint32_t flags);
 
 #ifdef __GNUC__
 #pragma GCC visibility pop
