@@ -4,6 +4,7 @@
 // For what a client must survive and what a client sends.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <functional>
@@ -104,7 +105,7 @@ class ScriptedServer {
     void Post(fabric::Opcode opcode, std::uint32_t imm, std::span<const std::byte> bytes,
               fabric::RemoteAddress remote = {}) {
       std::byte* place = &memory.bytes()[kReceives * kReceiveSize + (sent++ % kSends) * kSendSize];
-      std::memcpy(place, bytes.data(), bytes.size());
+      std::copy(bytes.begin(), bytes.end(), place);
       const fabric::Sge sge{place, static_cast<std::uint32_t>(bytes.size()), region->lkey()};
       fabric::SendRequest request;
       request.cookie = rtrs::Port::MakeCookie(context, 2, {});
