@@ -154,8 +154,7 @@ class ScriptedServer {
   }
   void SendInfoRsp(Conn& conn) {
     std::array<std::byte, 1024> bytes;
-    const std::size_t size = proto::EncodeInfoRsp(bytes, info);
-    conn.Post(fabric::Opcode::kSend, 0, std::span(bytes).first(size));
+    conn.Post(fabric::Opcode::kSend, 0, std::span(bytes).first(proto::EncodeInfoRsp(bytes, info)));
   }
 
  private:
