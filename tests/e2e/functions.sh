@@ -5,7 +5,8 @@
 set -u -o pipefail
 
 : "${IBNBD_BIN:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../build/dev/bin" && pwd)}"
-export PATH="$IBNBD_BIN:/usr/sbin:/sbin:$PATH"
+# The system's own programs first: a private Python has no nbd module.
+export PATH="$IBNBD_BIN:/usr/sbin:/usr/bin:/sbin:/bin:$PATH"
 work=$(mktemp -d "${TMPDIR:-/tmp}/ibnbd-e2e.XXXXXX")
 pids=()
 cleanups=()
