@@ -6,6 +6,7 @@ Run it after a golden message, or the input format of a target, has changed; com
 Files with other names (crash-*, found-*) are left alone.
 """
 import pathlib
+import random
 import struct
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -128,6 +129,67 @@ def fault_seeds():
         yield str(i), text.encode()
 
 
+NO_CHANGE = b"\0"  # Of Mutate().
+
+
+def client_seeds():
+    """Programs of hostile_client_fuzz: {opcode, slot, operands}."""
+    def step(opcode, slot, *operands):
+        return bytes([opcode, slot]) + b"".join(
+            bytes([o]) if isinstance(o, int) else o for o in operands)
+
+    def connect(slot, cid, path=0, connections=2, recon=1):
+        return step(0, slot, path, cid, connections - 1, recon, NO_CHANGE, 0)
+
+    def request(chunk):
+        return bytes([chunk]) + NO_CHANGE + NO_CHANGE + b"\0"
+
+    def wait(milliseconds):
+        return step(10, 0, struct.pack("<H", milliseconds * 20))
+
+    def io(slot, op, chunk, sector=0, sectors=8, device=0, flags=0):
+        return step(3, slot, op, device, sector, sectors, flags, request(chunk))
+
+    introduce = step(1, 0, 0, NO_CHANGE, 0)
+    up = b"\1" + connect(0, 0) + wait(5) + connect(1, 1) + wait(5) + introduce + wait(5)
+    sess_info = step(2, 0, 0, 0, request(0))
+    open0 = step(2, 0, 1, 0, request(1))
+    open1 = step(2, 0, 1, 5, request(2))
+    neighbour = step(11, 0)
+    opened = up + sess_info + wait(2) + open0 + wait(2) + open1 + wait(5)
+    yield "connect_only", b"\1" + connect(0, 0) + wait(5)
+    yield "up", up
+    yield "open", opened
+    yield "io", opened + b"".join(
+        io(1, op, 3 + op, device=d) + wait(1) for op in range(6) for d in (0, 1, 9))
+    yield "io_then_gone", opened + io(1, 1, 3, device=1) + io(1, 0, 4) + step(9, 1) + neighbour
+    yield "same_chunk", opened + io(1, 0, 3) + step(8, 0) + step(8, 0) + wait(3)
+    yield "heartbeats", up + step(2, 0, 4, 0) + step(2, 0, 4, 1) + wait(1000) + step(2, 1, 4, 0)
+    yield "list_close", opened + step(2, 0, 3, 0, request(3)) + wait(2) + step(
+        2, 0, 2, 0, request(4)) + wait(2) + io(1, 0, 5)
+    yield "beyond", up + step(5, 1, 15, struct.pack("<iBIH", 12280, 0, 0, 64), bytes(64)) + neighbour
+    yield "wrong_key", up + step(4, 1, 3, struct.pack("<iBIH", 0, 7, 99, 8), bytes(8)) + neighbour
+    yield "raw_sends", up + step(6, 0, struct.pack("<IH", 0, 300), bytes(300)) + step(
+        7, 1, struct.pack("<IH", 1 << 28, 0)) + neighbour
+    yield "honest_name", b"\1" + connect(0, 0, connections=1) + wait(5) + step(
+        1, 0, 2, NO_CHANGE, 0) + wait(5) + neighbour
+    yield "reconnect", opened + io(1, 1, 3, device=1) + connect(2, 0, recon=2) + wait(50) + connect(
+        3, 1, recon=2) + wait(5) + step(1, 2, 0, NO_CHANGE, 0) + wait(5) + neighbour
+    yield "many_sessions", b"\1" + b"".join(
+        connect(slot, 0, path=4 * slot, connections=1) + wait(2) + step(1, slot, slot, NO_CHANGE, 0)
+        + wait(2) for slot in range(4)) + neighbour
+
+
+def server_seeds():
+    """What hostile_server_fuzz's server changes: mostly nothing, now and then something."""
+    yield "honest", b"\1\x0f"
+    dice = random.Random(7)
+    for i in range(24):
+        rate = (0.01, 0.03, 0.1, 0.3)[i % 4]
+        yield f"dice{i}", bytes([i, 15]) + bytes(
+            dice.randrange(1, 256) if dice.random() < rate else 0 for _ in range(300))
+
+
 TARGETS = {
     "rtrs_message_fuzz": rtrs_seeds,
     "rnbd_message_fuzz": rnbd_seeds,
@@ -137,6 +199,8 @@ TARGETS = {
     "uri_fuzz": uri_seeds,
     "options_fuzz": options_seeds,
     "fault_spec_fuzz": fault_seeds,
+    "hostile_client_fuzz": client_seeds,
+    "hostile_server_fuzz": server_seeds,
 }
 
 
