@@ -30,9 +30,10 @@ HonestClient::HonestClient(sim::World& world, sim::Host& host, const SocketAddre
     reactors_.push_back(&host.AddReactor());
     ports_.push_back(rtrs::Port::Create(*reactors_.back(), host.fabric()).value());
   }
-  arena_ = Arena::Create(kBufferSize + 2 * kGuardSize).value();
+  arena_ = Arena::Create(2 * (kBufferSize + kGuardSize)).value();
   std::fill(arena_.bytes().begin(), arena_.bytes().end(), kGuard);
-  region_ = host.fabric().Register(buffer(), fabric::Access::kRemoteWrite).value();
+  read_region_ = host.fabric().Register(read_buffer(), fabric::Access::kRemoteWrite).value();
+  write_region_ = host.fabric().Register(write_buffer(), fabric::Access::kLocal).value();
   rnbd::Client::Options options;
   options.session = session;
   options.session.server = server;
@@ -50,7 +51,8 @@ HonestClient::~HonestClient() {
   CHECK(!io_.outstanding);
   CheckGuards();
   client_.reset();
-  region_.reset();
+  read_region_.reset();
+  write_region_.reset();
   ports_.clear();
 }
 
@@ -77,13 +79,14 @@ bool HonestClient::Open(std::int64_t virtual_ns_max, std::int64_t fail_after_ns)
 int HonestClient::Do(rnbd::IoOp op, std::uint64_t offset, std::uint32_t length,
                      std::int64_t virtual_ns_max) {
   CHECK(!io_.outstanding);
-  const bool has_data = op == rnbd::IoOp::kRead || op == rnbd::IoOp::kWrite;
   io_.op = op;
   io_.offset = offset;
   io_.length = length;
-  io_.data = has_data ? buffer().first(length) : std::span<std::byte>();
-  io_.lkey = region_->lkey();
-  io_.rkey = region_->rkey();
+  io_.data = {};
+  if (op == rnbd::IoOp::kRead) io_.data = read_buffer().first(length);
+  if (op == rnbd::IoOp::kWrite) io_.data = write_buffer().first(length);
+  io_.lkey = (op == rnbd::IoOp::kRead ? read_region_ : write_region_)->lkey();
+  io_.rkey = op == rnbd::IoOp::kRead ? read_region_->rkey() : 0;
   io_.outstanding = true;
   reactors_[1]->Post([this] {
     const int error = device_->queue(0).Submit(io_);
@@ -97,12 +100,12 @@ int HonestClient::Do(rnbd::IoOp op, std::uint64_t offset, std::uint32_t length,
 void HonestClient::WriteAndReadBack(std::uint8_t seed) {
   constexpr std::int64_t kIoNsMax = 10 * kNsPerSecond;
   const auto pattern = [seed](std::size_t i) { return static_cast<std::byte>(seed + i * 7); };
-  for (std::size_t i = 0; i < buffer().size(); ++i) buffer()[i] = pattern(i);
+  for (std::size_t i = 0; i < kBufferSize; ++i) write_buffer()[i] = pattern(i);
   CHECK_EQ(Do(rnbd::IoOp::kWrite, seed * 512u, kBufferSize, kIoNsMax), 0);
   CHECK_EQ(Do(rnbd::IoOp::kFlush, 0, 0, kIoNsMax), 0);
-  std::fill(buffer().begin(), buffer().end(), std::byte{0});
+  std::fill(read_buffer().begin(), read_buffer().end(), std::byte{0});
   CHECK_EQ(Do(rnbd::IoOp::kRead, seed * 512u, kBufferSize, kIoNsMax), 0);
-  for (std::size_t i = 0; i < buffer().size(); ++i) CHECK(buffer()[i] == pattern(i));
+  for (std::size_t i = 0; i < kBufferSize; ++i) CHECK(read_buffer()[i] == pattern(i));
 }
 
 void HonestClient::ListExports() {
@@ -114,7 +117,8 @@ void HonestClient::CheckGuards() const {
   const std::span<std::byte> bytes = arena_.bytes();
   const auto intact = [](std::byte b) { return b == kGuard; };
   CHECK(std::all_of(bytes.begin(), bytes.begin() + kGuardSize, intact));
-  CHECK(std::all_of(bytes.begin() + kGuardSize + kBufferSize, bytes.end(), intact));
+  const auto middle = bytes.begin() + kGuardSize + kBufferSize;
+  CHECK(std::all_of(middle, middle + kGuardSize, intact));
 }
 
 }  // namespace ibnbd::fuzz

@@ -32,8 +32,13 @@ class HonestClient {
   void ListExports();
 
   static constexpr std::uint32_t kBufferSize = 16 << 10;
-  [[nodiscard]] std::span<std::byte> buffer() {
+  // What reads fill, and what writes take.  The server may write to the first only: a change of the
+  // other while it is being sent is the client's fault (F9).
+  [[nodiscard]] std::span<std::byte> read_buffer() {
     return arena_.bytes().subspan(kGuardSize, kBufferSize);
+  }
+  [[nodiscard]] std::span<std::byte> write_buffer() {
+    return arena_.bytes().subspan(2 * kGuardSize + kBufferSize, kBufferSize);
   }
   [[nodiscard]] rnbd::Device* device() { return device_; }
 
@@ -50,8 +55,8 @@ class HonestClient {
   sim::World& world_;
   std::vector<Reactor*> reactors_;  // Control, lane.
   std::vector<std::unique_ptr<rtrs::Port>> ports_;
-  Arena arena_;  // Guard, buffer, guard.
-  std::unique_ptr<fabric::Region> region_;
+  Arena arena_;  // Guard, buffer, guard, buffer.
+  std::unique_ptr<fabric::Region> read_region_, write_region_;
   std::unique_ptr<rnbd::Client> client_;
   rnbd::Device* device_ = nullptr;
   OneIo io_;

@@ -4,6 +4,8 @@
 // and must end every IO and itself in bounded virtual time (honest_client.cc judges).  Input:
 // {seed: 1 byte; number of IOs: 1; what the server does: hostile_server.h}.
 #include <algorithm>
+#include <cstdio>
+#include <string>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -27,10 +29,19 @@ void RunIos(HonestClient& client, int count, bool honest) {
   for (int i = 0; i < count; ++i) {
     const IoOp op = kOps[i % 5];
     const std::uint32_t length = op == IoOp::kFlush ? 0 : HonestClient::kBufferSize;
-    std::fill(client.buffer().begin(), client.buffer().end(), std::byte{0x11});
+    // Memory of an IO that has completed is ours again: what is still being sent from it shows.
+    std::fill(client.write_buffer().begin(), client.write_buffer().end(),
+              static_cast<std::byte>(i));
     const int error = client.Do(op, 0, length, kIoNsMax);
     CHECK(!honest || error == 0);
     if (error == 1) return;  // Close() must end it.
+  }
+}
+
+void JudgeViolations(const sim::World& world) {
+  for (const std::string& violation : world.violations()) {
+    std::fprintf(stderr, "violation: %s\n", violation.c_str());
+    CHECK(world.violations().empty());
   }
 }
 
@@ -58,6 +69,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       world.RunFor(kNsPerSecond);
     }
   }
-  CHECK(world.violations().empty());
+  JudgeViolations(world);
   return 0;
 }
