@@ -17,9 +17,10 @@ absl::Status ApiStatus(int error) {
   return absl::Status(absl::ErrnoToStatusCode(-error), text);
 }
 
-absl::StatusOr<Session> OpenSession(const std::string& uri, std::uint32_t timeout_ms,
-                                    std::uint32_t depth) {
+absl::StatusOr<Session> OpenSession(const std::string& uri, const std::string& session_name,
+                                    std::uint32_t timeout_ms, std::uint32_t depth) {
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+  if (!session_name.empty()) options.name = session_name.c_str();
   options.connect_timeout_ms = timeout_ms;
   options.flags = IBNBD_SESSION_ONE_THREAD;
   options.io_depth_max = depth;

@@ -25,8 +25,9 @@ struct DeviceCloser {
 };
 using Device = std::unique_ptr<ibnbd_device, DeviceCloser>;
 
-absl::StatusOr<Session> OpenSession(const std::string& uri, std::uint32_t timeout_ms,
-                                    std::uint32_t depth = 64);
+// An empty name: the library makes one up.
+absl::StatusOr<Session> OpenSession(const std::string& uri, const std::string& session_name,
+                                    std::uint32_t timeout_ms, std::uint32_t depth = 64);
 absl::StatusOr<std::string> ExportOfUri(const std::string& uri);
 absl::StatusOr<Device> OpenDevice(ibnbd_session* session, const std::string& name, bool to_write,
                                   std::uint32_t timeout_ms, std::int64_t fail_after_ms);

@@ -13,6 +13,7 @@ namespace ibnbd::client {
 struct CommonOptions {
   bool json = false;
   std::uint32_t timeout_s = 30;
+  std::string session_name;  // Empty: the library makes one up.
 };
 
 absl::Status RunList(const std::string& uri, const CommonOptions& options);

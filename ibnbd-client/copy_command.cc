@@ -69,6 +69,7 @@ absl::Status RunCopy(const CopyCommandOptions& copy, const CommonOptions& option
   }
   ConnectOptions connect;
   connect.timeout_ms = options.timeout_s * 1000;
+  connect.session_name = options.session_name;
   connect.fail_after_ms =
       copy.fail_after_s < 0 ? -1 : static_cast<std::int64_t>(copy.fail_after_s * 1000);
   connect.depth = copy.depth * 16;  // A piece may be written in several runs.

@@ -66,6 +66,7 @@ struct ConnectOptions {
   std::uint32_t timeout_ms = 30'000;
   std::int64_t fail_after_ms = -1;
   std::uint32_t depth = 64;  // Operations at once.
+  std::string session_name;  // Empty: made up.
 };
 // "-" is standard input or output, "scheme://..." a volume, all else a path.
 absl::StatusOr<std::unique_ptr<Endpoint>> OpenEndpoint(const std::string& name, bool to_write,

@@ -21,6 +21,8 @@ using ibnbd::client::PingOptions;
 
 void AddCommon(CLI::App& command, CommonOptions& options) {
   command.add_flag("--json", options.json, "Print JSON");
+  command.add_option("--session-name", options.session_name,
+                     "Name to give the server, which may have a directory for it");
   command.add_option("--timeout", options.timeout_s, "Seconds to wait for the server")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();

@@ -116,7 +116,8 @@ void PrintDevice(const ibnbd_device_info& info, const struct ibnbd_session_info&
 }  // namespace
 
 absl::Status RunList(const std::string& uri, const CommonOptions& options) {
-  ASSIGN_OR_RETURN(const Session session, OpenSession(uri, options.timeout_s * 1000));
+  ASSIGN_OR_RETURN(const Session session,
+                   OpenSession(uri, options.session_name, options.timeout_s * 1000));
   ASSIGN_OR_RETURN(const std::vector<ibnbd_export_info> exports,
                    ListExports(session.get(), options));
   if (!options.json) {
@@ -131,7 +132,8 @@ absl::Status RunList(const std::string& uri, const CommonOptions& options) {
 
 absl::Status RunShow(const std::string& uri, const CommonOptions& options) {
   ASSIGN_OR_RETURN(const std::string name, ExportOfUri(uri));
-  ASSIGN_OR_RETURN(const Session session, OpenSession(uri, options.timeout_s * 1000));
+  ASSIGN_OR_RETURN(const Session session,
+                   OpenSession(uri, options.session_name, options.timeout_s * 1000));
   ASSIGN_OR_RETURN(const Device device,
                    OpenDevice(session.get(), name, false, options.timeout_s * 1000, -1));
   ASSIGN_OR_RETURN(ibnbd_device_info info, DescribeDevice(device.get()));
@@ -156,7 +158,8 @@ absl::Status RunShow(const std::string& uri, const CommonOptions& options) {
 
 absl::Status RunPing(const std::string& uri, const PingOptions& ping,
                      const CommonOptions& options) {
-  ASSIGN_OR_RETURN(const Session session, OpenSession(uri, options.timeout_s * 1000));
+  ASSIGN_OR_RETURN(const Session session,
+                   OpenSession(uri, options.session_name, options.timeout_s * 1000));
   std::vector<std::uint64_t> times_ns;
   for (std::uint32_t i = 0; i < ping.count; ++i) {
     if (i != 0) std::this_thread::sleep_for(std::chrono::duration<double>(ping.interval_s));

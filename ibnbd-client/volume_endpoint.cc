@@ -141,7 +141,8 @@ class VolumeEndpoint final : public Endpoint {
 absl::StatusOr<std::unique_ptr<Endpoint>> OpenVolumeEndpoint(const std::string& uri, bool to_write,
                                                              const ConnectOptions& options) {
   ASSIGN_OR_RETURN(const std::string name, ExportOfUri(uri));
-  ASSIGN_OR_RETURN(Session session, OpenSession(uri, options.timeout_ms, options.depth));
+  ASSIGN_OR_RETURN(Session session,
+                   OpenSession(uri, options.session_name, options.timeout_ms, options.depth));
   ASSIGN_OR_RETURN(Device device, OpenDevice(session.get(), name, to_write, options.timeout_ms,
                                              options.fail_after_ms));
   ASSIGN_OR_RETURN(const ibnbd_device_info info, DescribeDevice(device.get()));
