@@ -149,15 +149,16 @@ inline constexpr std::array<NbdRule, 7> kNbdRules = {{
   const std::uint32_t type = request.type.get();
   if (type >= internal::kNbdRules.size()) return {"nbd_request: unknown command", kNbdEinval};
   const internal::NbdRule& rule = internal::kNbdRules[type];
+  // First: a read-only export announces no trim and no zeroes either, but this is the reason why.
+  if (rule.writes && (limits.flags & kNbdReadOnly) != 0) {
+    return {"nbd_request: the export is read-only", kNbdEperm};
+  }
   if ((rule.needs & ~limits.flags) != 0) {
     return {"nbd_request: command that was not announced", kNbdEinval};
   }
   const char* reason = internal::CheckNbdFlags(rule, request.flags.get(), limits.flags);
   if (reason != nullptr) return {reason, kNbdEinval};
   if (request.cmd() == NbdCmd::kFlush || request.cmd() == NbdCmd::kDisc) return {};
-  if (rule.writes && (limits.flags & kNbdReadOnly) != 0) {
-    return {"nbd_request: the export is read-only", kNbdEperm};
-  }
   const std::uint64_t offset = request.offset.get();
   const std::uint32_t length = request.length.get();
   if (length == 0) return {"nbd_request: length is 0", kNbdEinval};

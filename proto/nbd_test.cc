@@ -101,6 +101,10 @@ TEST(Nbd, RefusalsCarryTheErrorThatTheProtocolNames) {
   read_only.flags |= kNbdReadOnly;
   EXPECT_EQ(CheckNbdRequest(RequestOf(NbdCmd::kWrite, 0, 0, 512), read_only).error, kNbdEperm);
   EXPECT_EQ(CheckNbdRequest(RequestOf(NbdCmd::kTrim, 0, 0, 512), read_only).error, kNbdEperm);
+  read_only.flags = kNbdReadOnly;  // What cannot be written announces neither trim nor zeroes.
+  for (const NbdCmd cmd : {NbdCmd::kWrite, NbdCmd::kTrim, NbdCmd::kWriteZeroes}) {
+    EXPECT_EQ(CheckNbdRequest(RequestOf(cmd, 0, 0, 512), read_only).error, kNbdEperm);
+  }
   EXPECT_EQ(CheckNbdRequest(RequestOf(NbdCmd::kRead, 0, 0, 512), read_only).error, 0u);
   EXPECT_EQ(CheckNbdRequest(RequestOf(NbdCmd::kWrite, 0, 1 << 20, 512), kLimits).error, kNbdEnospc);
   EXPECT_EQ(CheckNbdRequest(RequestOf(NbdCmd::kRead, 0, 1 << 20, 512), kLimits).error, kNbdEinval);
