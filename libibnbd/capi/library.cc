@@ -43,7 +43,8 @@ int ibnbd_uri_export(const char* uri, char* name, size_t size) {
   const auto parsed = ibnbd::ParseUri(uri);
   if (!parsed.ok()) return Fail("ibnbd_uri_export", parsed.status());
   if (parsed->export_name.empty()) {
-    return Fail(-ENOENT, "ibnbd_uri_export: \"%s\" names no export: say %s/NAME", uri, uri);
+    return Fail(-ENOENT, "ibnbd_uri_export: \"%s\" names no export: say %s%sNAME", uri, uri,
+                *uri != '\0' && uri[std::strlen(uri) - 1] == '/' ? "" : "/");
   }
   if (parsed->export_name.size() >= size) {
     return Fail(-ENAMETOOLONG, "ibnbd_uri_export: the name of %zu bytes does not fit into %zu",
