@@ -4,7 +4,9 @@
 # shellcheck shell=bash
 set -u -o pipefail
 
-: "${IBNBD_BIN:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../build/dev/bin" && pwd)}"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+: "${IBNBD_BIN:=$here/../../build/dev/bin}"
+[ -x "$IBNBD_BIN/ibnbd-server" ] || { echo "FAIL: no ibnbd-server in IBNBD_BIN=$IBNBD_BIN: build it first" >&2; exit 1; }
 # The system's own programs first: a private Python has no nbd module.
 export PATH="$IBNBD_BIN:/usr/sbin:/usr/bin:/sbin:/bin:$PATH"
 work=$(mktemp -d "${TMPDIR:-/tmp}/ibnbd-e2e.XXXXXX")
@@ -12,10 +14,11 @@ pids=()
 cleanups=()
 
 on_exit() {
-  local rc=$? pid i
-  for ((i = ${#cleanups[@]} - 1; i >= 0; i--)); do eval "${cleanups[i]}"; done
-  for pid in ${pids[@]+"${pids[@]}"}; do kill -KILL "$pid" 2>/dev/null; done
+  local rc=$? i running
+  mapfile -t running < <(jobs -p)  # Not pids: what has ended may be somebody else's number by now.
+  [ ${#running[@]} -eq 0 ] || kill -KILL "${running[@]}" 2>/dev/null
   wait 2>/dev/null
+  for ((i = ${#cleanups[@]} - 1; i >= 0; i--)); do eval "${cleanups[i]}"; done
   if [ "$rc" -ne 0 ] && [ "$rc" -ne 77 ]; then
     for log in "$work"/*.log; do
       [ -s "$log" ] && { echo "--- ${log##*/}"; tail -n 40 "$log"; }
