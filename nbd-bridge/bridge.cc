@@ -4,6 +4,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -113,6 +114,11 @@ void Bridge::StartLoops() {
     acceptors_.push_back(std::make_unique<Acceptor>(*this, first, socket.fd()));
     first.Post([acceptor = acceptors_.back().get()] { acceptor->Start(); });
   }
+  // The loops' threads take no signals, whoever takes them.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  (void)pthread_sigmask(SIG_SETMASK, &all, &before);  // Cannot fail.
   for (Loop& loop : loops_) {
     loop.thread = std::thread([&loop] {
       if (absl::Status status = loop.events->Run(); !status.ok()) {
@@ -121,6 +127,7 @@ void Bridge::StartLoops() {
       }
     });
   }
+  (void)pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void Bridge::TakeClient(UniqueFd socket) {

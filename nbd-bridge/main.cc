@@ -2,6 +2,7 @@
 // nbd-bridge: an NBD server whose volumes live on an RNBD server.  The main thread parses the
 // command line, starts the bridge, and waits for a signal.
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -34,12 +35,20 @@ void SetUpLog(int verbosity) {
   ibnbd_set_log(FromLibrary, nullptr, static_cast<int>(level));
 }
 
-int Serve(const ibnbd::bridge::ProgramOptions& options, const sigset_t& signals) {
+// Until the bridge serves there is nothing to finish, and a server that it waits for may never
+// come.
+void LeaveAtOnce(int /*signal*/) { _exit(0); }
+
+int Serve(const ibnbd::bridge::ProgramOptions& options) {
   auto bridge = ibnbd::bridge::Bridge::Start(options.bridge);
   if (!bridge.ok()) {
     std::fprintf(stderr, "nbd-bridge: %s\n", std::string(bridge.status().message()).c_str());
     return 1;
   }
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   for (const auto& socket : (*bridge)->sockets()) {
     std::printf("listening on %s\n", socket.ClientUri().c_str());
   }
@@ -48,7 +57,7 @@ int Serve(const ibnbd::bridge::ProgramOptions& options, const sigset_t& signals)
       0,
       absl::StrCat("READY=1\nSTATUS=Serving ", (*bridge)->volumes().count(), " volumes").c_str());
   int signal = 0;
-  while (sigwait(&signals, &signal) != 0 || signal == SIGHUP) {
+  while (sigwait(&signals, &signal) != 0) {
   }
   sd_notify(0, "STOPPING=1");
   return (*bridge)->Stop() ? 0 : 2;
@@ -57,12 +66,8 @@ int Serve(const ibnbd::bridge::ProgramOptions& options, const sigset_t& signals)
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Blocked before any thread starts, so that they all come to sigwait().
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
+  for (const int number : {SIGTERM, SIGINT}) std::signal(number, LeaveAtOnce);
+  for (const int number : {SIGHUP, SIGPIPE}) std::signal(number, SIG_IGN);
 
   const auto options = ibnbd::bridge::ParseProgramOptions(argc, argv);
   if (!options.ok()) {
@@ -75,5 +80,5 @@ int main(int argc, char** argv) {
     return 0;
   }
   SetUpLog(options->verbosity);
-  return Serve(*options, signals);
+  return Serve(*options);
 }
