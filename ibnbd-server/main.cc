@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "ibnbd-server/log_sink.h"
@@ -87,15 +88,37 @@ void Reload(ServerProcess& process) {
   NotifyReady(StatusLine(process));
 }
 
+// Tells the service manager that all reactors answer: by the clock, for other signals may come more
+// often than it is due.
+class WatchdogFeeder {
+ public:
+  explicit WatchdogFeeder(ServerProcess& process)
+      : process_(process), period_ns_(WatchdogIntervalNs() / 2) {}
+  // How long to wait for a signal at most; -1: there is no watchdog.
+  [[nodiscard]] std::int64_t WaitNs() const {
+    return period_ns_ <= 0 ? -1 : std::max<std::int64_t>(due_ns_ - clock_.NowNs(), 0);
+  }
+  void FeedIfDue() {
+    if (WaitNs() != 0) return;
+    due_ns_ = clock_.NowNs() + period_ns_;
+    if (process_.AllAlive()) NotifyWatchdog();
+  }
+
+ private:
+  ServerProcess& process_;
+  const MonotonicClock clock_;
+  const std::int64_t period_ns_;
+  std::int64_t due_ns_ = 0;
+};
+
 // Serves until it is told to stop.  True once everything has come to its end.
 bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals) {
-  const std::int64_t watchdog_ns = WatchdogIntervalNs() / 2;
+  WatchdogFeeder watchdog(process);
   bool stopping = false;
   while (true) {
-    const std::int64_t patience_ns = stopping          ? options.stop_timeout_ns + kStopGraceNs
-                                     : watchdog_ns > 0 ? watchdog_ns
-                                                       : -1;
-    const int signal = signals.Wait(patience_ns);
+    if (!stopping) watchdog.FeedIfDue();
+    const int signal =
+        signals.Wait(stopping ? options.stop_timeout_ns + kStopGraceNs : watchdog.WaitNs());
     if (signal == SIGTERM || signal == SIGINT) {
       if (stopping) return false;
       stopping = true;
@@ -111,8 +134,6 @@ bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals
       Reload(process);
     } else if (signal == options.stats_signal && signal != 0) {
       process.LogStats();
-    } else if (process.AllAlive()) {
-      NotifyWatchdog();
     }
   }
 }

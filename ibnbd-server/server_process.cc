@@ -166,13 +166,17 @@ void ServerProcess::ApplyRemovals(const ExportTable::Plan& plan) {
 
 // Opening may wait for a lock, so it happens here on the main thread; `instead` is tried if it
 // fails.
-void ServerProcess::OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead) {
-  absl::StatusOr<std::unique_ptr<rnbd::Backend>> backend = OpenExportBackend(spec, kLockWaitNs);
+void ServerProcess::OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead,
+                               std::int64_t lock_deadline_ns) {
+  const auto lock_wait_ns = [lock_deadline_ns] {
+    return std::max<std::int64_t>(lock_deadline_ns - MonotonicClock().NowNs(), 0);
+  };
+  absl::StatusOr<std::unique_ptr<rnbd::Backend>> backend = OpenExportBackend(spec, lock_wait_ns());
   const ExportSpec* opened = &spec;
   if (!backend.ok()) {
     LOG_ERROR("reload: ", std::string(backend.status().message()));
     if (instead == nullptr) return;
-    backend = OpenExportBackend(*instead, kLockWaitNs);
+    backend = OpenExportBackend(*instead, lock_wait_ns());
     opened = instead;
     if (!backend.ok()) {
       LOG_ERROR("reload: ", std::string(backend.status().message()));
@@ -199,8 +203,12 @@ absl::Status ServerProcess::Reload() {
     for (const ExportSpec& spec : plan.replace) replaced.push_back(*exports_->SpecOf(spec.name));
     ApplyRemovals(plan);
   });
-  for (const ExportSpec& spec : plan.add) OpenAndAdd(spec, nullptr);
-  for (std::size_t i = 0; i < plan.replace.size(); ++i) OpenAndAdd(plan.replace[i], &replaced[i]);
+  // One wait for all of them: meanwhile nobody feeds the watchdog.
+  const std::int64_t lock_deadline_ns = MonotonicClock().NowNs() + kLockWaitNs;
+  for (const ExportSpec& spec : plan.add) OpenAndAdd(spec, nullptr, lock_deadline_ns);
+  for (std::size_t i = 0; i < plan.replace.size(); ++i) {
+    OpenAndAdd(plan.replace[i], &replaced[i], lock_deadline_ns);
+  }
   return absl::OkStatus();
 }
 

@@ -54,7 +54,7 @@ class ServerProcess {
   absl::Status Listen(const std::string& text);
   [[nodiscard]] rnbd::ServerOptions ServerOptionsFromSettings() const;
   void ApplyRemovals(const ExportTable::Plan& plan);
-  void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead);
+  void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead, std::int64_t lock_deadline_ns);
 
   const Options options_;
   Settings settings_;                     // Merged; exports as they were last asked for.
