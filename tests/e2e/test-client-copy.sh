@@ -15,7 +15,8 @@ assert names["vol"]["size"] == 256 << 20 and names["ro"]["read_only"]' || fail "
 ibnbd-client show --json "$uri/vol" | python3 -c '
 import json, sys
 info = json.load(sys.stdin)
-assert info["size"] == 256 << 20 and info["logical_block_size"] in (512, 4096), info' || fail "show --json"
+assert info["size"] == 256 << 20 and info["logical_block_size"] in (512, 4096), info
+assert info["write_zeroes_max"] > 0 and not info["read_only"] and len(info["volume_id"]) == 16, info' || fail "show --json"
 ibnbd-client ping -c 3 "$uri" || fail "ping"
 ibnbd-client ping -c 2 --json "$uri" | python3 -c 'import json, sys; json.load(sys.stdin)' || fail "ping --json"
 
@@ -35,5 +36,7 @@ ibnbd-client copy - "$uri/mem" <"$work/vol.img" || fail "copy from a pipe"
 ibnbd-client copy "$uri/mem" - | cmp - "$work/vol.img" || fail "what the pipe brought differs"
 truncate -s 512M "$work/large"
 expect_fail 'large|fit|bigger|smaller' ibnbd-client copy "$work/large" "$uri/vol"
+expect_fail 'same file' ibnbd-client copy "$work/back" "$work/../${work##*/}/back"
+cmp "$work/back" "$work/vol.img" || fail "a copy onto itself destroyed the file"
 expect_fail 'nothere' ibnbd-client copy "$work/nothere" "$uri/vol"
 stop "$server_pid"
