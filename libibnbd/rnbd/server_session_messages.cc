@@ -27,6 +27,8 @@ proto::le32 Sectors32(std::uint64_t bytes) {
       static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes / kSectorSize, 0xffffffffu)));
 }
 
+// What the volume can do; as the kernel's server, whoever asks.  That a device which was opened
+// read-only may not do it is checked with each request.
 proto::OpenRsp MakeOpenRsp(std::uint32_t id, const Geometry& geometry, bool read_only,
                            std::uint32_t io_size_max) {
   proto::OpenRsp response;
@@ -121,8 +123,8 @@ void ServerSession::FinishOpen(std::uint32_t id, IoRequest& request) {
   const Geometry& geometry = device.exported->backend->geometry();
   LogClient(
       absl::StrCat("device ", device.name, " open as ", id, IsWriter(device.mode) ? " rw" : " ro"));
-  request.Complete(Answer(
-      request, MakeOpenRsp(id, geometry, !IsWriter(device.mode), context_.options->io_size_max)));
+  request.Complete(Answer(request, MakeOpenRsp(id, geometry, device.exported->read_only,
+                                               context_.options->io_size_max)));
 }
 
 int ServerSession::OnClose(IoRequest& request) {
