@@ -35,6 +35,14 @@ std::uint32_t BytesMax(std::uint32_t sectors, std::uint32_t block) {
   return static_cast<std::uint32_t>(bytes / block * block);
 }
 
+// The wire has room for a number only; what it means most often is worth saying.
+absl::Status OpenRefusal(const std::string& name, AccessMode mode, int error) {
+  const absl::Status status = ErrnoStatus(error, absl::StrCat("open ", name));
+  if (error != -EPERM || mode == AccessMode::kReadOnly) return status;
+  return absl::PermissionDeniedError(absl::StrCat(
+      status.message(), " (for writing: it may be read-only, or another client writes it)"));
+}
+
 }  // namespace
 
 DeviceImpl::DeviceImpl(const Context& context, std::string name, AccessMode mode,
@@ -86,7 +94,7 @@ void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
   open_in_flight_ = false;
   if (!ready_ || error == -ECONNABORTED || error == -ENOTCONN) return;  // OnReady() comes again.
   if (error != 0 && gone_) return;
-  if (error != 0) return OnOpenRefused(ErrnoStatus(error, absl::StrCat("open ", name_)));
+  if (error != 0) return OnOpenRefused(OpenRefusal(name_, mode_, error));
   proto::OpenRsp answer;
   const char* reason = proto::DecodeOpenRsp(reply, &answer);
   if (reason != nullptr) {

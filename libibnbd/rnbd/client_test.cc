@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/status_macros.h"
 #include "gmock/gmock.h"
 #include "tests/support/client_world.h"
 
@@ -406,7 +407,8 @@ TEST_F(ClientTest, ASecondWriterIsRefusedUntilTheFirstHasClosed) {
   ASSERT_TRUE(other.Start(node_.address()).ok());
   const auto refused = other.Open("vol0");
   ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.status().code(), absl::StatusCode::kPermissionDenied) << refused.status();
+  EXPECT_EQ(ErrnoFromStatus(refused.status()), -EPERM) << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()), testing::HasSubstr("another client writes"));
   client_.CloseDevice(device, kNsPerSecond);
   EXPECT_TRUE(other.Open("vol0").ok());
 }
