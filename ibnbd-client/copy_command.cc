@@ -67,6 +67,10 @@ absl::Status RunCopy(const CopyCommandOptions& copy, const CommonOptions& option
   if (copy.verify && (copy.source == "-" || copy.target == "-")) {
     return absl::InvalidArgumentError("verify: a pipe cannot be read again");
   }
+  if (IsSameFile(copy.source, copy.target)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("copy ", copy.source, " to ", copy.target, ": they are the same file"));
+  }
   ConnectOptions connect;
   connect.timeout_ms = options.timeout_s * 1000;
   connect.session_name = options.session_name;

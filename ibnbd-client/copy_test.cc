@@ -179,6 +179,17 @@ TEST_F(FileCopyTest, HolesOfAFileAreNotRead) {
   EXPECT_EQ(target_.bytes[5 * kMiB - 1], std::byte{0});
 }
 
+TEST_F(FileCopyTest, AFileIsRecognisedUnderAnotherName) {
+  const std::string other = Path("file") + ".link";
+  std::ofstream(Path("file")) << "data";
+  ASSERT_EQ(::symlink(Path("file").c_str(), other.c_str()), 0);
+  EXPECT_TRUE(IsSameFile(Path("file"), other));
+  EXPECT_FALSE(IsSameFile(Path("file"), Path("missing")));
+  EXPECT_FALSE(IsSameFile(Path("file"), "/proc/self/exe"));
+  EXPECT_FALSE(IsSameFile("/dev/null", "/dev/null"));  // Nothing to lose.
+  ::unlink(other.c_str());
+}
+
 TEST_F(FileCopyTest, AMissingFileIsNamed) {
   const auto file = OpenFileEndpoint(Path("missing"), false);
   EXPECT_THAT(std::string(file.status().message()), HasSubstr("/missing: No such file"));

@@ -73,6 +73,8 @@ absl::StatusOr<std::unique_ptr<Endpoint>> OpenEndpoint(const std::string& name, 
                                                        const ConnectOptions& options);
 absl::StatusOr<std::unique_ptr<Endpoint>> OpenVolumeEndpoint(const std::string& uri, bool to_write,
                                                              const ConnectOptions& options);
+// Two paths of one file or device, which opening it as a destination would truncate.
+bool IsSameFile(const std::string& path, const std::string& other);
 absl::StatusOr<std::unique_ptr<Endpoint>> OpenFileEndpoint(const std::string& path, bool to_write);
 
 }  // namespace ibnbd::client

@@ -185,6 +185,14 @@ absl::StatusOr<std::unique_ptr<Endpoint>> OpenFileEndpoint(const std::string& pa
   return std::make_unique<FileEndpoint>(name, std::move(fd), type, size, to_write);
 }
 
+bool IsSameFile(const std::string& path, const std::string& other) {
+  struct stat ours = {};
+  struct stat theirs = {};
+  if (::stat(path.c_str(), &ours) != 0 || ::stat(other.c_str(), &theirs) != 0) return false;
+  if (S_ISBLK(ours.st_mode)) return S_ISBLK(theirs.st_mode) && ours.st_rdev == theirs.st_rdev;
+  return S_ISREG(ours.st_mode) && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
 absl::StatusOr<std::unique_ptr<Endpoint>> OpenEndpoint(const std::string& name, bool to_write,
                                                        const ConnectOptions& options) {
   if (name.find("://") != std::string::npos) return OpenVolumeEndpoint(name, to_write, options);

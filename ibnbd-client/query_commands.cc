@@ -47,7 +47,7 @@ Json ToJson(const ibnbd_device_info& info) {
           {"discard_granularity", info.discard_granularity},
           {"discard_alignment", info.discard_alignment},
           {"write_zeroes_max", info.write_zeroes_max},
-          {"volume_id", info.volume_id == 0 ? Json(nullptr) : Json(info.volume_id)}};
+          {"volume_id", info.volume_id == 0 ? Json(nullptr) : Json(VolumeIdText(info.volume_id))}};
 }
 
 Json ToJson(const struct ibnbd_session_info& info) {
@@ -107,10 +107,7 @@ void PrintDevice(const ibnbd_device_info& info, const struct ibnbd_session_info&
   PrintRow("write zeroes", BlockOperation(info.write_zeroes_max));
   PrintRow("secure erase", YesNo((info.flags & IBNBD_DEVICE_SECURE_ERASE) != 0));
   PrintRow("one message carries", SizeText(info.io_size_max));
-  if (info.volume_id == 0) return;
-  char id[32];
-  std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(info.volume_id));
-  PrintRow("volume id", id);
+  if (info.volume_id != 0) PrintRow("volume id", VolumeIdText(info.volume_id));
 }
 
 }  // namespace

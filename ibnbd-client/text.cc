@@ -54,6 +54,12 @@ std::string ClockText(std::int64_t duration_ns) {
   return text;
 }
 
+std::string VolumeIdText(std::uint64_t volume_id) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(volume_id));
+  return text;
+}
+
 std::string Printable(const std::string& text) {
   std::string result = text;
   for (char& c : result) {

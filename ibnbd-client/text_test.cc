@@ -34,6 +34,11 @@ TEST(ClockText, ShowsHoursOnlyWhenThereAreSome) {
   EXPECT_EQ(ClockText(3723 * kSecond), "1:02:03");
 }
 
+TEST(VolumeIdText, KeepsAllOf64Bits) {
+  EXPECT_EQ(VolumeIdText(0xfe00000000000001), "fe00000000000001");
+  EXPECT_EQ(VolumeIdText(0x2a), "000000000000002a");
+}
+
 TEST(Printable, LetsNoEscapeSequenceThrough) {
   EXPECT_EQ(Printable("vol\x1b[2J\n\x7f"), "vol?[2J??");
   EXPECT_EQ(Printable("b\xc3\xbc"
