@@ -24,11 +24,15 @@ void DeviceQueueImpl::TearDown() {
   if (std::exchange(attached_, false)) lane_.port().Detach(context_);
 }
 
-// Those with parts out follow when these are back (Q2).
+// Those with parts out follow when these are back (Q2); those that OnIoDone() submits meanwhile at
+// the end of a turn, or somebody who tries again at once would keep us here for ever.
 void DeviceQueueImpl::CompleteIdle(int error) {
-  ios_.ForEach([this, error](Io& io) {
-    if (progress(io).parts_out == 0) Complete(io, error);
-  });
+  Io* io = ios_.empty() ? nullptr : &ios_.front();
+  for (std::uint32_t left = stats_.outstanding; io != nullptr && left > 0; --left) {
+    Io* next = ios_.Next(*io);
+    if (progress(*io).parts_out == 0) Complete(*io, error);
+    io = next;
+  }
 }
 
 void DeviceQueueImpl::OnTurnEnd() {

@@ -2,7 +2,9 @@
 // The client under the faults that a seed draws: workers write, read back and compare while the
 // network does its worst, then everything heals and every IO must finish.  The large simulator
 // (tests/sim) has the real oracles; this one is small enough to debug the client with.
+#include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -107,6 +109,39 @@ TEST(ClientStorm, EveryIoFinishesOnceAndReadsBackWhatWasWritten) {
     RunStorm(seed);
     if (::testing::Test::HasFailure()) return;
   }
+}
+
+// Failing IOs come back at once; an application that tries again at once must not keep the lane
+// from everything else, and must itself be served for ever.
+TEST(ClientStorm, TryingAgainAtOnceDoesNotStarveTheLane) {
+  sim::World world(1, sim::FaultPlan{});
+  ServerNode node(world);
+  ClientNode client(world, "client");
+  node.exports().Add("vol0", std::make_shared<FakeDisk>(FakeGeometry(1 << 20)), {});
+  node.Start();
+  ASSERT_TRUE(client.Start(node.address()).ok());
+  Device* device = *client.Open("vol0", AccessMode::kReadWrite, {.fail_after_ns = kNsPerSecond});
+  node.Stop();
+  ASSERT_TRUE(
+      world.RunUntil([&] { return device->state() == DeviceState::kFailing; }, 30 * kNsPerSecond));
+  constexpr int kManyTimes = 40'000;
+  bool mail_was_read = false, mail_was_sent = false;
+  std::vector<std::unique_ptr<TestIo>> ios;
+  for (int i = 0; i < 3; ++i) {
+    TestIo& io = *ios.emplace_back(client.Make(IoOp::kRead, 0, 512));
+    io.on_done = [&] {
+      if (!std::exchange(mail_was_sent, true)) {
+        client.lane_reactor(0).Post([&] { mail_was_read = true; });
+      }
+      if (!mail_was_read && io.done_count < kManyTimes) {
+        EXPECT_EQ(device->queue(0).Submit(io), 0);
+      }
+    };
+    ASSERT_EQ(device->queue(0).Submit(io), 0);
+  }
+  EXPECT_TRUE(world.RunUntil([&] { return mail_was_read; }, kNsPerSecond));
+  for (const auto& io : ios) EXPECT_LT(io->done_count, kManyTimes);
+  EXPECT_EQ(client.Run(*device, *client.Make(IoOp::kRead, 0, 512)), -ETIMEDOUT);
 }
 
 }  // namespace

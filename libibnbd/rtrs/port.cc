@@ -12,7 +12,8 @@ constexpr unsigned kSlotIndexBits = 20;
 constexpr unsigned kKindBits = 4;
 constexpr unsigned kOwnerIndexBits = 16;
 static_assert(kSlotIndexBits + kSlotGenerationBits + kKindBits + kOwnerIndexBits +
-                  kSlotGenerationBits == 64);
+                  kSlotGenerationBits ==
+              64);
 constexpr unsigned kKindShift = kSlotIndexBits + kSlotGenerationBits;
 constexpr unsigned kOwnerShift = kKindShift + kKindBits;
 
@@ -110,14 +111,18 @@ bool Port::Poll() {
 }
 
 void Port::Flush() {
-  // A client may ask again from its OnTurnEnd(): that is served in the same turn, once.
-  for (std::size_t i = 0; i < turn_end_queue_.size() && i < kClientsMax; ++i) {
-    Entry* entry = clients_.Find(UnpackContext(turn_end_queue_[i]));
+  // A client may ask again from its OnTurnEnd(), and is served in the same turn; but not for ever.
+  const std::size_t budget = turn_end_queue_.size() + kTurnEndsAgainMax;
+  std::size_t done = 0;
+  for (; done < turn_end_queue_.size() && done < budget; ++done) {
+    Entry* entry = clients_.Find(UnpackContext(turn_end_queue_[done]));
     if (entry == nullptr) continue;
     entry->turn_end_requested = false;
     entry->client->OnTurnEnd();
   }
-  turn_end_queue_.clear();
+  turn_end_queue_.erase(turn_end_queue_.begin(),
+                        turn_end_queue_.begin() + static_cast<std::ptrdiff_t>(done));
+  if (!turn_end_queue_.empty()) reactor_.Post([] {});  // Another turn follows, before any sleep.
   poller_->Flush();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A reactor's door to one fabric: owns the Poller, polls it once per turn, and routes completions and
-// connection events to the connection's owner.  Client lanes, server paths and listeners attach here.
-// Everything on the reactor's thread.
+// A reactor's door to one fabric: owns the Poller, polls it once per turn, and routes completions
+// and connection events to the connection's owner.  Client lanes, server paths and listeners attach
+// here. Everything on the reactor's thread.
 #pragma once
 
 #include <array>
@@ -42,8 +42,8 @@ class Port final : public ReactorSource {
   [[nodiscard]] fabric::Fabric& fabric() { return fabric_; }
   [[nodiscard]] fabric::Poller& poller() { return *poller_; }
 
-  // A context value for ConnectionOptions::context, Listen() and MakeCookie(); never reused for another
-  // client while late events could still carry it (its generation changes).
+  // A context value for ConnectionOptions::context, Listen() and MakeCookie(); never reused for
+  // another client while late events could still carry it (its generation changes).
   std::uint64_t Attach(PortClient& client);
   // Later completions and events with this context are dropped and counted.
   void Detach(std::uint64_t context);
@@ -65,6 +65,7 @@ class Port final : public ReactorSource {
   };
   static constexpr std::uint32_t kClientsMax = 1u << 14;
   static constexpr std::size_t kCompletionBatch = 64;
+  static constexpr std::size_t kTurnEndsAgainMax = 64;
   static constexpr std::size_t kCompletionBudget = 512;  // Per turn: others want to run too.
 
   Port(Reactor& reactor, fabric::Fabric& fabric) : reactor_(reactor), fabric_(fabric) {}
