@@ -21,6 +21,7 @@ namespace ibnbd::fabric {
 
 inline constexpr std::size_t kAreaSize = 256 * 1024;
 inline constexpr Limits kAskedLimits{64, 64, 4, 0};
+inline constexpr std::uint64_t kPassiveContext = 200;
 
 inline std::vector<std::byte> Bytes(const std::string& text) {
   const auto* begin = reinterpret_cast<const std::byte*>(text.data());
@@ -143,6 +144,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
     options.limits = limits_;
     options.context = context;
     options.receives = receives;
+    options.exposed_only = exposed_only_ && context == kPassiveContext;
     return options;
   }
   void StartConnect(std::span<const ReceiveRequest> receives = {}, const std::string& data = "hi") {
@@ -153,8 +155,8 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
   }
   void Accept(std::span<const ReceiveRequest> receives = {}, const std::string& data = "yes") {
     ASSERT_TRUE(Until([&] { return !side(1).incoming.empty(); })) << "no connection request";
-    auto accepted =
-        side(1).incoming.front()->Accept(*side(1).poller, Options(200, receives), Bytes(data));
+    auto accepted = side(1).incoming.front()->Accept(
+        *side(1).poller, Options(kPassiveContext, receives), Bytes(data));
     ASSERT_TRUE(accepted.ok()) << accepted.status();
     ends_[1] = *std::move(accepted);
     side(1).incoming.clear();
@@ -210,6 +212,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
 
   std::unique_ptr<ConformanceWorld> world_;
   Limits limits_ = kAskedLimits;
+  bool exposed_only_ = false;  // Of the passive end.
   std::array<Side, 2> sides_, lanes_;
   std::array<Arena, 2> arenas_;
   std::array<std::unique_ptr<Region>, 2> regions_;

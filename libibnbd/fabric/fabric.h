@@ -34,6 +34,8 @@
 //  F12 Receives posted before the connection is established count, and are there before the first
 //      message of the peer.  Sends may be posted once kEstablished was reported (active side) or
 //      from Accept() on (passive side); a message may arrive before the passive side's kEstablished.
+//  F13 Through a connection with ConnectionOptions::exposed_only the peer can write to regions given
+//      to its Expose() alone: any other key is foreign to it (F6), however the peer came by it.
 #pragma once
 
 #include <cstddef>
@@ -65,7 +67,7 @@ struct RemoteAddress {
 
 enum class Access : std::uint8_t {
   kLocal,             // The NIC may read and write it for its owner: sources and receives.
-  kRemoteWrite,       // Also: the peer of any connection of this fabric may write with the rkey.
+  kRemoteWrite,       // Also: the peer of any connection of this fabric (but F13) may write with it.
   kRemoteInvalidate,  // Also: kSendInvalidate may kill the rkey.
 };
 enum class Opcode : std::uint8_t {
@@ -116,6 +118,8 @@ struct Limits {
                                       // then allowed and F9 ends at once.  0: never.
 };
 
+class Region;
+
 class Connection {  // A connected RC queue pair, or what behaves like one.
  public:
   virtual ~Connection() = default;  // Requires: drained().
@@ -123,6 +127,7 @@ class Connection {  // A connected RC queue pair, or what behaves like one.
   virtual void PostSend(std::span<const SendRequest> requests) = 0;
   virtual void PostReceive(std::span<const ReceiveRequest> requests) = 0;
   virtual void Disconnect() = 0;  // Idempotent.  kDisconnected follows.
+  virtual void Expose(const Region& region) = 0;  // F13.
   [[nodiscard]] virtual bool drained() const = 0;  // F10.
   [[nodiscard]] virtual const Limits& limits() const = 0;
   // For people: "10.0.0.1:4711" and "10.0.0.2:1234".
@@ -136,6 +141,7 @@ struct ConnectionOptions {
                               // the call fails).
   std::uint64_t context = 0;  // Comes back in every CmEvent of this connection.
   std::span<const ReceiveRequest> receives;  // Posted before the peer can send anything (F12).
+  bool exposed_only = false;  // F13: for peers that must not reach what was lent to others.
 };
 
 class Poller;

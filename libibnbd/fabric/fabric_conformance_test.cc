@@ -294,6 +294,25 @@ TEST_P(ConformanceTest, F6_AStaleKeyIsRefusedEvenWhenTheMemoryIsRegisteredAgain)
   EXPECT_TRUE(AreaIs(1, 0, kAreaSize, 0xee));
 }
 
+TEST_P(ConformanceTest, F13_OnlyWhatWasExposedCanBeWritten) {
+  exposed_only_ = true;
+  extra_regions_.push_back(*fabric(1).Register(area(1).subspan(4096, 4096), Access::kRemoteWrite));
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  end(1).Expose(*extra_regions_[0]);
+  RemoteAddress exposed = Remote(1, 4096);
+  exposed.rkey = extra_regions_[0]->rkey();
+  Fill(0, 0, 64, 7);
+  Send(0, Opcode::kWrite, 1, Piece(0, 0, 64), exposed);
+  ASSERT_TRUE(Until([&] { return Done(0, 1); }));
+  EXPECT_EQ(side(0).StatusOf(1), WcStatus::kOk);
+  EXPECT_TRUE(AreaIs(1, 4096, 64, 7));
+  Send(0, Opcode::kWrite, 2, Piece(0, 0, 64),
+       Remote(1, 0));  // A living key, but not for this peer.
+  ASSERT_TRUE(Until([&] { return Done(0, 2) && BothDisconnected(); }));
+  EXPECT_EQ(side(0).StatusOf(2), WcStatus::kRemoteAccess);
+  EXPECT_TRUE(AreaIs(1, 0, 4096, 0xee));
+}
+
 TEST_P(ConformanceTest, F6_AMessageLongerThanTheReceiveTouchesNoByteBeyondItAndBreaks) {
   ASSERT_NO_FATAL_FAILURE(Connect());
   Receive(1, 9, Piece(1, 1000, 99));

@@ -239,6 +239,26 @@ TEST_F(HostileClient, ReusingAChunkThatExecutesBreaksThePathAndNotTheIo) {
   ExpectLost(client, "its chunk is still executing");
 }
 
+TEST_F(HostileClient, AnotherSessionsChunksAreOutOfReachEvenWithTheirKey) {
+  RawClient& client = OpenHostile();
+  client.set_chunk(5, bystander->chunk(5));
+  auto* chunk = reinterpret_cast<std::byte*>(bystander->chunk(5).addr);
+  const std::vector<std::byte> bytes(512, std::byte{0x5a});
+  client.WriteImm(1, 5, 0, bytes, proto::kImmHbMsg);
+  EXPECT_TRUE(client.AwaitGone(kNsPerSecond));
+  EXPECT_NE(chunk[0], std::byte{0x5a});
+  RawClient& early = AddClient(2);  // Nor before anything was granted.
+  ASSERT_TRUE(early.ConnectAll(2));
+  fabric::SendRequest send;
+  send.opcode = fabric::Opcode::kWrite;
+  const fabric::Sge sge = early.Stage(bytes);
+  send.sges = {&sge, 1};
+  send.remote = {bystander->chunk(5).addr, bystander->chunk(5).rkey};
+  early.links[1]->connection->PostSend({&send, 1});
+  EXPECT_TRUE(early.AwaitGone(kNsPerSecond));
+  EXPECT_NE(chunk[0], std::byte{0x5a});
+}
+
 TEST_F(HostileClient, AnAnswerToNowhereBreaksThePathOnly) {
   RawClient& client = OpenHostile();
   proto::OpenRsp mine;

@@ -117,6 +117,22 @@ class RawClient final : public ReactorSource {
     send.imm = imm;
     links[link]->connection->PostSend({&send, 1});
   }
+  // What INFO_RSP said, to be told to somebody else; and somebody else's, to be used instead.
+  [[nodiscard]] const proto::ChunkAddress& chunk(std::uint32_t mem_id) const {
+    return chunks_[mem_id];
+  }
+  void set_chunk(std::uint32_t mem_id, const proto::ChunkAddress& chunk) {
+    chunks_[mem_id] = chunk;
+  }
+  // A copy of `bytes` that may be posted.
+  fabric::Sge Stage(std::span<const std::byte> bytes) {
+    if (staged_ + bytes.size() > kInfoRsp) staged_ = kStage;
+    std::copy(bytes.begin(), bytes.end(), memory_.begin() + static_cast<std::ptrdiff_t>(staged_));
+    const fabric::Sge sge{&memory_[staged_], static_cast<std::uint32_t>(bytes.size()),
+                          region_->lkey()};
+    staged_ += bytes.size();
+    return sge;
+  }
   [[nodiscard]] std::uint32_t RequestImm(std::uint32_t mem_id, std::size_t off) const {
     return proto::IoReqImmLayout(queue_depth_).Pack({mem_id, static_cast<std::uint32_t>(off)});
   }
@@ -236,15 +252,6 @@ class RawClient final : public ReactorSource {
     const proto::IoRspImm response = proto::UnpackIoRsp(completion.imm);
     responses[response.msg_id] = response.error;
   }
-  fabric::Sge Stage(std::span<const std::byte> bytes) {
-    if (staged_ + bytes.size() > kInfoRsp) staged_ = kStage;
-    std::copy(bytes.begin(), bytes.end(), memory_.begin() + static_cast<std::ptrdiff_t>(staged_));
-    const fabric::Sge sge{&memory_[staged_], static_cast<std::uint32_t>(bytes.size()),
-                          region_->lkey()};
-    staged_ += bytes.size();
-    return sge;
-  }
-
   sim::World& world_;
   Reactor& reactor_;
   const SocketAddress server_;

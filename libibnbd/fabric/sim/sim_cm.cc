@@ -172,6 +172,7 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimIncoming::Accept(
   auto connection =
       std::make_unique<SimConnection>(link_, Side::kPassive, poller, *limits, options.context);
   connection->set_addresses(local_, peer_);
+  if (options.exposed_only) connection->ConfineToExposed();
   connection->PostReceive(options.receives);
   connection->BecomeUp();
   const bool lost = network.Blocked(poller.fabric().host(), link_->fabric(Side::kActive)->host());

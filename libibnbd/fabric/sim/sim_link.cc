@@ -181,8 +181,10 @@ Link::Verdict Link::LandWrite(Side side, const Message& message) {
   CHECK(!end(Other(side))->drained());  // F10.
   if (message.length == 0) return {};
   std::uint64_t offset = 0;
-  std::byte* place =
-      fabric(Other(side))->CheckRemote(message.request.remote, message.length, offset);
+  std::byte* place = nullptr;
+  if (end(Other(side))->MayWrite(message.request.remote.rkey)) {
+    place = fabric(Other(side))->CheckRemote(message.request.remote, message.length, offset);
+  }
   network_.world().Trace("write", id_ * 2 + Index(side), message.sequence, offset,
                          place != nullptr ? message.length : 0);
   if (place == nullptr) return {WcStatus::kRemoteAccess};

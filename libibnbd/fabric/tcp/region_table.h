@@ -3,7 +3,7 @@
 // plane and takes a lock; looking a key up is data path, from any thread, and takes none.  A key is
 // the index of its slot and 18 random bits: a peer that was not told a key cannot count its way to
 // one, and a wrong guess costs it the connection.  All connections of a fabric share one protection
-// domain; who was told a key may write with it over any of them, as RTRS servers do per path.
+// domain; who was told a key may write with it over any of them that is not confined (F13).
 #pragma once
 
 #include <atomic>

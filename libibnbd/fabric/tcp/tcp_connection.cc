@@ -79,6 +79,7 @@ TcpConnection::~TcpConnection() {
 void TcpConnection::StartActive(const SocketAddress& peer, const fabric::ConnectionOptions& options,
                                 std::span<const std::byte> private_data) {
   peer_address_ = peer;
+  exposed_only_ = options.exposed_only;
   greeting_out_.Set(proto::tcp::GreetingKind::kConnect, private_data);
   PostReceive(options.receives);
   if (state_ != State::kConnecting) return;  // A receive was refused.
@@ -144,6 +145,7 @@ void TcpConnection::StartPassive(const fabric::ConnectionOptions& options,
                                  std::span<const std::byte> private_data) {
   local_address_ = LocalAddressOf(fd_.get());
   peer_address_ = PeerAddressOf(fd_.get());
+  exposed_only_ = options.exposed_only;
   greeting_out_.Set(proto::tcp::GreetingKind::kAccept, private_data);
   greeting_left_ = greeting_out_.size;
   state_ = State::kUp;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/intrusive_list.h"
 #include "fabric/fabric.h"
@@ -58,6 +59,7 @@ class TcpConnection final : public fabric::Connection {
   void PostSend(std::span<const fabric::SendRequest> requests) override;
   void PostReceive(std::span<const fabric::ReceiveRequest> requests) override;
   void Disconnect() override;
+  void Expose(const fabric::Region& region) override { exposed_.push_back(region.rkey()); }
   bool drained() const override {
     return state_ == State::kDown && unpolled_completions_ == 0 && unpolled_events_ == 0;
   }
@@ -124,6 +126,7 @@ class TcpConnection final : public fabric::Connection {
   void OnHangupPoll(int result);
   void Parse(bool more_is_there);
   bool PlaceFrame();
+  std::byte* FindTarget(const proto::tcp::FrameHeader& header) const;
   bool PlaceMessage(const proto::tcp::FrameHeader& header);
   void OnFramePlaced();
   void CompleteReceive(const proto::tcp::FrameHeader& header);
@@ -139,6 +142,8 @@ class TcpConnection final : public fabric::Connection {
   const fabric::Limits limits_;
   const std::uint64_t context_;
   const std::size_t completions_max_;
+  bool exposed_only_ = false;           // F13.
+  std::vector<std::uint32_t> exposed_;  // The rkeys that the peer may use then: one, as a rule.
   State state_ = State::kConnecting;
   bool was_up_ = false;
   bool recv_waits_for_hangup_ = false;  // recv_op_ polls for the peer's end; there is no receive.

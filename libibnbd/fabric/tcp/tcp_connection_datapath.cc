@@ -352,14 +352,24 @@ bool TcpConnection::PlaceFrame() {
     decoder_.Place({});
     return true;
   }
-  std::byte* target =
-      poller_.regions().FindRemote(header.rkey.get(), header.addr.get(), header.length.get());
+  std::byte* target = FindTarget(header);
   if (target == nullptr) {
     Refuse(proto::tcp::RefuseReason::kRemoteAccess, "write outside of what the rkey allows");
     return false;
   }
   decoder_.PlaceAt(target);
   return true;
+}
+
+// A payload may take its time, so what it lands in must not die before this connection is drained.
+// That holds for what was exposed; a key of somebody else's region would let its user write to that
+// memory long after its owner has let it go (F13).
+std::byte* TcpConnection::FindTarget(const FrameHeader& header) const {
+  const std::uint32_t rkey = header.rkey.get();
+  if (exposed_only_ && std::find(exposed_.begin(), exposed_.end(), rkey) == exposed_.end()) {
+    return nullptr;
+  }
+  return poller_.regions().FindRemote(rkey, header.addr.get(), header.length.get());
 }
 
 bool TcpConnection::PlaceMessage(const FrameHeader& header) {
