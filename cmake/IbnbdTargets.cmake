@@ -6,8 +6,7 @@ function(_ibnbd_common target)
   target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/libibnbd)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:ibnbd_warnings> $<BUILD_INTERFACE:ibnbd_sanitizers>)
   target_compile_definitions(${target} PRIVATE
-    $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS IBNBD_DCHECKS=1>
-    $<$<BOOL:${IBNBD_CANARY}>:IBNBD_CANARY=1>)
+    $<$<CONFIG:Debug>:_GLIBCXX_ASSERTIONS IBNBD_DCHECKS=1>)
 endfunction()
 
 # ibnbd_library(NAME rtrs SRCS ... HDRS ... DEPS ... [EXCEPTIONS])

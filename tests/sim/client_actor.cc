@@ -53,6 +53,7 @@ ClientActor::ClientActor(World& world, std::string name, SocketAddress server,
   client_options.session.name = std::move(name);
   client_options.session.server = server_;
   client_options.session.seed = prng_.Next();
+  client_options.session.heartbeat_interval_ns = options_.heartbeat_ns;
   auto client = rnbd::Client::Create(client_options, *ports_[0], lanes);
   CHECK(client.ok());
   client_ = *std::move(client);
@@ -85,12 +86,12 @@ void ClientActor::OpenDevice() {
                           return;
                         }
                         device_ = *device;
-                        for (auto& worker : workers_) Think(*worker);
+                        for (auto& worker : workers_) Think(*worker, options_.think_ns_max);
                       });
 }
 
-void ClientActor::Think(Worker& worker) {
-  world_.Schedule(prng_.Between(0, options_.think_ns_max), [this, &worker] {
+void ClientActor::Think(Worker& worker, std::int64_t think_ns_max) {
+  world_.Schedule(prng_.Between(0, think_ns_max), [this, &worker] {
     // A world event is outside every reactor; mail puts it on the lane's.
     reactors_[worker.lane + 1]->Post([this, &worker] { Submit(worker); });
   });
@@ -159,6 +160,8 @@ void ClientActor::Submit(Worker& worker) {
   ++counts_.submitted;
   CHECK(!worker.outstanding);
   worker.outstanding = true;
+  world_.Trace("io submitted: op, first sector, sectors, write",
+               static_cast<std::uint64_t>(worker.op), sector, count, worker.write_id);
   const int error = device_->queue(worker.lane).Submit(worker);
   if (error != 0) {
     oracle_.Report("O2", absl::StrFormat("a valid IO (op %d offset %d length %d) was refused: %s",
@@ -177,9 +180,13 @@ void ClientActor::OnDone(Worker& worker, int error) {
   worker.outstanding = false;
   --outstanding_;
   ++counts_.completed;
+  world_.Trace("io done: volume and op, first sector, errno, write",
+               100 * options_.volume + static_cast<std::uint64_t>(worker.op),
+               worker.offset / kSector, static_cast<std::uint64_t>(-error), worker.write_id);
   Judge(worker, error);
   CheckGuards(worker);
-  Think(worker);
+  // A volume whose loss policy has ended fails at once: trying again at once would teach nothing.
+  Think(worker, error == 0 ? options_.think_ns_max : 20 * kNsPerMs);
 }
 
 void ClientActor::Judge(Worker& worker, int error) {

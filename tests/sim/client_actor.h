@@ -20,13 +20,14 @@ namespace ibnbd::sim {
 
 struct WorkloadOptions {
   std::uint32_t volume = 0;
-  std::uint64_t sector_count = 256;
+  std::uint64_t sector_count = 96;
   std::uint32_t io_depth = 8;
   std::uint32_t io_sectors_max =
       32;  // Larger than one chunk carries: splitting is part of the game.
   std::uint32_t lanes = 2;
   std::int64_t fail_after_ns = -1;  // Loss policy.
   std::int64_t think_ns_max = 200 * kNsPerUs;
+  std::int64_t heartbeat_ns = kNsPerSecond;
   bool backend_may_fail = false;  // EIO is then an answer, not a finding.
 };
 
@@ -71,7 +72,7 @@ class ClientActor {
   };
 
   void OpenDevice();
-  void Think(Worker& worker);
+  void Think(Worker& worker, std::int64_t think_ns_max);
   void Submit(Worker& worker);
   void DrawIo(Worker& worker);
   void OnDone(Worker& worker, int error);

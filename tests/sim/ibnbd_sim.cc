@@ -4,8 +4,8 @@
 //   ibnbd-sim --seed=4711 [--verbose]     one run, replayed to the nanosecond
 //   ibnbd-sim --seeds=20 [--first=1]      many; stops at the first finding unless --keep-going
 //   ibnbd-sim --seed=1a2b3c4d             a commit hash is a valid seed
-//   ibnbd-sim --canary --seeds=100        succeeds only if a seed finds the planted bug
-//   (IBNBD_CANARY)
+//   ibnbd-sim-canary --canary --seeds=100     succeeds only if a seed finds the planted bug
+//   ibnbd-sim --seeds=20 --marks          demands that every situation the storm is for was reached
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/log.h"
+#include "fabric/sim/marks.h"
 #include "tests/sim/scenario.h"
 
 namespace {
@@ -28,8 +29,32 @@ using ibnbd::sim::ScenarioResult;
 struct Options {
   std::string seed;
   std::uint64_t first = 1, seeds = 1;
-  bool verbose = false, canary = false, keep_going = false;
+  bool verbose = false, canary = false, keep_going = false, marks = false;
 };
+
+// Marks of production code that storms must reach; the rest have tests of their own.
+constexpr const char* kStormMarks[] = {
+    "client: io lost",
+    "client: loss policy ended the wait",
+    "client: reconnected",
+    "client: heartbeats ended",
+    "server: reconnect broke the old path",
+    "server: reconnect waits for the fence",
+    "server: fence lifted",
+    "server: heartbeat timed out",
+};
+
+// How many of them stayed cold; prints all.
+int CountColdMarks(const ibnbd::sim::Marks& marks) {
+  int cold = 0;
+  for (const char* text : kStormMarks) {
+    const std::uint64_t count = marks.count(text);
+    std::printf("mark %-45s %llu%s\n", text, static_cast<unsigned long long>(count),
+                count == 0 ? "  COLD" : "");
+    if (count == 0) ++cold;
+  }
+  return cold;
+}
 
 // Decimal, or the first 15 hex digits of a commit hash.
 std::uint64_t ParseSeed(const std::string& text) {
@@ -88,6 +113,7 @@ bool ParseArgument(absl::string_view argument, Options* options) {
     return true;
   }
   if (argument == "--verbose") return options->verbose = true;
+  if (argument == "--marks") return options->marks = true;
   if (argument == "--canary") return options->canary = true;
   if (argument == "--keep-going") return options->keep_going = true;
   return false;
@@ -110,6 +136,7 @@ int main(int argc, char** argv) {
       },
       options.verbose ? ibnbd::LogLevel::kDebug : ibnbd::LogLevel::kError);
   if (!options.seed.empty()) options.first = ParseSeed(options.seed);
+  const ibnbd::sim::Marks marks;
   ScenarioResult totals;
   std::uint64_t found = 0, run = 0;
   for (std::uint64_t seed = options.first; seed < options.first + options.seeds; ++seed) {
@@ -131,5 +158,6 @@ int main(int argc, char** argv) {
       static_cast<unsigned long long>(totals.faults.partitions),
       static_cast<double>(totals.virtual_ns) / 1e9);
   if (options.canary) return found > 0 ? 0 : 1;
+  if (options.marks && CountColdMarks(marks) > 0) return 1;
   return found > 0 ? 1 : 0;
 }

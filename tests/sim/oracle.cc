@@ -86,13 +86,11 @@ const char* SectorHistory::CheckRead(WriteId id, bool is_zero, std::int64_t star
   if (seen == nullptr) return reason;
   for (Write& write : writes_) {
     const bool same = is_zero ? write.zeroes : &write == seen;
-    if (!same && write.effective <= started) write.gone = std::min(write.gone, now);
+    if (!same && write.effective <= started && write.end <= started)
+      write.gone = std::min(write.gone, now);
   }
   // Read once, it has happened; unless several zeroes qualify and we cannot know which it was.
-  if (!is_zero) {
-    seen->effective = std::min(seen->effective, now);
-    seen->end = std::min(seen->end, now);
-  }
+  if (!is_zero) seen->effective = std::min(seen->effective, now);
   return nullptr;
 }
 

@@ -11,12 +11,13 @@
 //   O7  Two runs of a seed give one trace hash.
 //   O8  After the storm every IO completes within a virtual deadline.
 //
-// The rule for O1 and O3.  Every write has a life [start, end]: it began when it was submitted; it
-// took effect by the time it was acknowledged, or first read.  Value v is allowed for a read that
-// began at `t` unless some write w with start >= v.end took effect by `t`, and nothing since can
-// have undone w.  What can undo w is a crash of the server before w was stable.  A read that
-// returns v orders the writes that had certainly taken effect before it: they came before v and are
-// gone.
+// The rule for O1 and O3.  A write that is not acknowledged may be issued again, so until its end
+// it may take effect more than once, as on any block device.  Every write has a life [start, end]:
+// it began when it was submitted; it took effect by the time it was acknowledged, or first read.
+// Value v is allowed for a read that began at `t` unless some write w with start >= v.end took
+// effect by `t`, and nothing since can have undone w.  What can undo w is a crash of the server
+// before w was stable.  A read that returns v orders the writes that had certainly taken effect
+// before it: they came before v and are gone.
 #pragma once
 
 #include <cstdint>

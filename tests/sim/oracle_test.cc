@@ -16,6 +16,19 @@ TEST(SectorHistory, AllowsTheFirstContentUntilSomethingIsWritten) {
   EXPECT_NE(history.CheckRead(0, true, 6, 7), nullptr);  // It was read: it has happened.
 }
 
+TEST(SectorHistory, AllowsAnUnacknowledgedWriteToTakeEffectAgain) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  EXPECT_EQ(history.CheckRead(1, false, 2, 3), nullptr);
+  history.OnWriteStarted(2, false, 4);
+  history.OnWriteEnded(2, true, false, 5);
+  EXPECT_EQ(history.CheckRead(1, false, 6, 7), nullptr);  // Re-issued after its path broke.
+  history.OnWriteEnded(1, true, false, 8);
+  history.OnWriteStarted(3, false, 9);
+  history.OnWriteEnded(3, true, false, 10);
+  EXPECT_NE(history.CheckRead(1, false, 11, 12), nullptr);  // Not after its end.
+}
+
 TEST(SectorHistory, RefusesAnOldWriteOnTopOfANewerOne) {
   SectorHistory history;
   history.OnWriteStarted(1, false, 1);

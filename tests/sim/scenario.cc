@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/sim/scenario.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -41,6 +42,7 @@ ServerActorOptions ServerOptionsOf(const ScenarioOptions& options) {
   result.volume_count = options.clients;
   result.reactors = options.reactors;
   result.disk_timing = {5 * kNsPerUs, options.disk_ns_max};
+  result.server.heartbeat_interval_ns = options.heartbeat_ns;
   result.server.queue_depth = 16;
   result.server.io_size_max = 8192;  // Half of the workload's largest IO.
   return result;
@@ -58,6 +60,7 @@ Scene::Scene(const ScenarioOptions& options)
     workload.volume = i;
     workload.lanes = options_.lanes;
     workload.think_ns_max = options_.think_ns_max;
+    workload.heartbeat_ns = options_.heartbeat_ns;
     workload.fail_after_ns = options_.fail_after_ns;
     workload.backend_may_fail = options_.disk_error_ppm > 0;
     oracles_.push_back(std::make_unique<VolumeOracle>(i, workload.sector_count));
@@ -83,7 +86,7 @@ void Scene::StormStep() {
   }
   for (std::uint32_t i = 0; i < options_.clients; ++i) {
     if (prng_.Chance(options_.disk_error_ppm)) {
-      server_.disk(i).FailRange(prng_.Below(200) * rnbd::kSectorSize, 16 * rnbd::kSectorSize, -EIO);
+      server_.disk(i).FailRange(prng_.Below(80) * rnbd::kSectorSize, 16 * rnbd::kSectorSize, -EIO);
     } else if (prng_.Chance(200'000)) {
       server_.disk(i).ClearFailures();
     }
@@ -204,6 +207,15 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   ScenarioOptions options;
   options.seed = seed;
   options.plan = DrawSwarmPlan(prng);
+  if (prng.Chance(300'000)) {
+    // A client that is back before the server has noticed that it was gone, with writes still on
+    // their way: what the fence is for, and rare among all other faults.
+    options.plan.cut_ppm = std::max<std::uint32_t>(options.plan.cut_ppm, 2000);
+    options.plan.one_sided_ppm = 500'000;
+    options.plan.one_sided_ns = {200 * kNsPerMs, 8 * kNsPerSecond};
+    options.plan.late_landing_ppm = 500'000;
+    options.plan.late_landing_ns = {10 * kNsPerMs, 2 * kNsPerSecond};
+  }
   options.clients = 1 + static_cast<std::uint32_t>(prng.Below(3));
   options.lanes = 1 + static_cast<std::uint32_t>(prng.Below(3));
   options.reactors = 1 + static_cast<std::uint32_t>(prng.Below(3));
@@ -213,8 +225,11 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   options.power_loss = prng.Chance(500'000);
   options.disk_error_ppm = prng.Chance(300'000) ? 100'000 : 0;
   options.fail_after_ns = prng.Chance(300'000) ? prng.Between(100, 5000) * kNsPerMs : -1;
+  options.heartbeat_ns = prng.Between(20, 500) * kNsPerMs;
   options.think_ns_max = prng.Chance(200'000) ? 200 * kNsPerUs : 5 * kNsPerMs;
-  options.disk_ns_max = prng.Chance(200'000) ? 200 * kNsPerMs : 200 * kNsPerUs;
+  static constexpr std::int64_t kDiskNsMax[] = {200 * kNsPerUs, 200 * kNsPerUs, 20 * kNsPerMs,
+                                                2 * kNsPerSecond};
+  options.disk_ns_max = kDiskNsMax[prng.Below(4)];
   return options;
 }
 

@@ -27,6 +27,7 @@ struct ScenarioOptions {
   std::int64_t fail_after_ns = -1;
   std::int64_t disk_ns_max = 200 * kNsPerUs;
   std::int64_t think_ns_max = 5 * kNsPerMs;  // Pause of a worker between two IOs.
+  std::int64_t heartbeat_ns = kNsPerSecond;  // Both sides.
   std::uint32_t lanes = 2, reactors = 2;
   std::function<void(const std::string&)> trace;  // Verbose lines.
 

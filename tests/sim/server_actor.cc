@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/sim/server_actor.h"
 
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -39,6 +40,13 @@ void ServerActor::Start() {
     auto backend =
         std::make_unique<rnbd::FakeBackend>(disks_[i], options_.disk_timing, world_.prng().Next());
     life_->backends.push_back(backend.get());
+    backend->on_submit = [this, i](const rnbd::BackendIo& io) {
+      std::uint64_t write_id = 0;  // The second word of what the workload writes.
+      if (io.op == rnbd::BackendOp::kWrite) std::memcpy(&write_id, &io.data[8], sizeof write_id);
+      world_.Trace("disk: volume and op, first sector, sectors, write",
+                   100 * i + static_cast<std::uint64_t>(io.op), io.offset / rnbd::kSectorSize,
+                   io.length / rnbd::kSectorSize, write_id);
+    };
     auto exported = std::make_shared<rnbd::Export>();
     exported->name = absl::StrCat("vol", i);
     exported->backend = std::move(backend);

@@ -18,7 +18,7 @@ namespace ibnbd::sim {
 
 struct ServerActorOptions {
   std::uint32_t volume_count = 1;
-  std::uint64_t sector_count = 256;
+  std::uint64_t sector_count = 96;
   std::uint32_t reactors = 2;
   rnbd::FakeTiming disk_timing{5 * kNsPerUs, 200 * kNsPerUs};
   rnbd::ServerOptions server;
