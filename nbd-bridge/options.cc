@@ -20,7 +20,7 @@ constexpr std::uint32_t kThreadsMax = 64;  // As many queues as a session may ha
 
 struct RawOptions {
   std::vector<std::string> sockets, listen, volumes;
-  std::string on_loss = "hold", connection_memory = "32M";
+  std::string on_loss = "hold", connection_memory = "32M", session_name;
   bool read_only = false, wait = false;
   std::uint32_t threads = 1;
   int connections_max = 256;
@@ -46,6 +46,9 @@ void Declare(CLI::App& app, RawOptions& raw) {
       ->type_name("POLICY")
       ->capture_default_str();
   app.add_flag("-w,--wait", raw.wait, "Wait for servers that are not there yet");
+  app.add_option("--session-name", raw.session_name,
+                 "Name to give the servers, which may have a directory for it")
+      ->type_name("NAME");
   app.add_option("-t,--threads", raw.threads, "Threads; each has a connection to every server")
       ->check(CLI::Range(1u, kThreadsMax))
       ->capture_default_str();
@@ -86,6 +89,7 @@ absl::StatusOr<ProgramOptions> Check(const RawOptions& raw) {
   bridge.connection_memory = static_cast<std::uint32_t>(*memory);
   bridge.volumes.read_only = raw.read_only;
   bridge.volumes.wait_for_servers = raw.wait;
+  bridge.volumes.session_name = raw.session_name;
   bridge.thread_count = raw.threads;
   bridge.connections_max = raw.connections_max;
   bridge.handshake_timeout_ms = static_cast<std::uint32_t>(raw.handshake_timeout * 1000);

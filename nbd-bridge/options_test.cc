@@ -47,6 +47,11 @@ TEST(OptionsTest, VolumesThatAreNoneAreRefused) {
   EXPECT_FALSE(Parse({"--socket", "/run/s"}).ok());
 }
 
+TEST(OptionsTest, TheSessionHasANameOnlyIfOneIsGiven) {
+  EXPECT_EQ(Parse({"tcp://h/v"})->bridge.volumes.session_name, "");
+  EXPECT_EQ(Parse({"--session-name", "web", "tcp://h/v"})->bridge.volumes.session_name, "web");
+}
+
 TEST(OptionsTest, TheLossPolicyIsHoldOrATime) {
   EXPECT_EQ(*ParseLossPolicy("hold"), -1);
   EXPECT_EQ(*ParseLossPolicy("fail-after=0"), 0);

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The search path gives each session its own directory and lets nobody out of it.
 . "$(dirname "$0")/functions.sh"
+requires nbdinfo
 
 mkdir -p "$work/volumes/alice/sub" "$work/volumes/bob"
 truncate -s 1M "$work/volumes/alice/disk.img" "$work/volumes/alice/sub/deep.img" "$work/volumes/bob/secret.img" "$work/outside.img"
@@ -20,5 +21,8 @@ expect_fail 'link.img: Operation not permitted' as alice link.img
 expect_fail 'secret.img: Invalid' as alice ../bob/secret.img
 expect_fail 'secret.img: Invalid' as alice sub/../../bob/secret.img
 expect_fail 'open sub: Invalid' as alice sub
+start_bridge --session-name alice "$uri/disk.img"
+wait_for 20 nbdinfo --size "$(nbd_uri)" || fail "a bridge cannot open what is alice's"
+stop "$bridge_pid"
 expect_fail 'session name' as .. alice/disk.img
 stop "$server_pid"
