@@ -54,12 +54,12 @@ absl::StatusOr<std::string> CheckName(absl::string_view name) {
   return std::string(relative);
 }
 
-absl::Status LookupError(int error, absl::string_view name) {
+absl::Status LookupError(int error, absl::string_view what, absl::string_view name) {
   if (error == -EXDEV || error == -ELOOP) {
     return absl::PermissionDeniedError(
-        absl::StrCat("export ", name, ": leads out of the search path"));
+        absl::StrCat(what, " ", name, ": leads out of the search path"));
   }
-  return ErrnoStatus(error, absl::StrCat("export ", name));
+  return ErrnoStatus(error, absl::StrCat(what, " ", name));
 }
 
 }  // namespace
@@ -94,7 +94,7 @@ absl::StatusOr<UniqueFd> SearchPath::OpenRoot(absl::string_view session_name) co
   std::string directory(session_name);
   if (!suffix_.empty()) absl::StrAppend(&directory, "/", suffix_);
   UniqueFd result(OpenBeneath(root.get(), directory, O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!result.valid()) return LookupError(result.get(), session_name);
+  if (!result.valid()) return LookupError(result.get(), "directory", session_name);
   return result;
 }
 
@@ -103,7 +103,7 @@ absl::StatusOr<SearchPath::Identity> SearchPath::Find(absl::string_view session_
   ASSIGN_OR_RETURN(const std::string relative, CheckName(name));
   ASSIGN_OR_RETURN(const UniqueFd root, OpenRoot(session_name));
   const UniqueFd fd(OpenBeneath(root.get(), relative, O_PATH | O_CLOEXEC));
-  if (!fd.valid()) return LookupError(fd.get(), name);
+  if (!fd.valid()) return LookupError(fd.get(), "export", name);
   struct stat st {};
   if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, absl::StrCat("export ", name));
   if (S_ISBLK(st.st_mode)) return Identity{st.st_rdev, 0};
