@@ -86,6 +86,29 @@ start_bridge() {
 # nbd_uri [EXPORT]: of the bridge started last.
 nbd_uri() { echo "nbd+unix:///${1:-}?socket=$socket"; }
 
+# require_fio_engine: sets $engine, to say --ioengine=external:$engine.  Built once per build directory.
+require_fio_engine() {
+  requires fio flock
+  : "${IBNBD_BUILD:=$IBNBD_BIN/..}"
+  engine=$IBNBD_BUILD/ibnbd_fio.so
+  local build="$here/../bench/fio/build.sh"
+  flock "$IBNBD_BUILD/.ibnbd_fio.lock" bash -c '[ "$1" -nt "$2" ] || timeout 150 "$3" "$4"' - \
+    "$engine" "$here/../bench/fio/ibnbd_fio_engine.c" "$build" "$IBNBD_BUILD" >"$work/fio-engine.log" 2>&1 ||
+    skip "the fio engine cannot be built: $(tail -n 1 "$work/fio-engine.log")"
+}
+
+# run_fio NAME args...: fio whose litter stays in $work, output in $work/NAME.log.
+run_fio() {
+  start_fio "$@"
+  wait "$pid"
+}
+# start_fio NAME args...: the same in the background, its pid in $pid.
+start_fio() {
+  local name=$1
+  shift
+  start "$name" env -C "$work" fio --name="$name" --verify_state_save=0 --verify_fatal=1 "$@"
+}
+
 alive() { kill -0 "$1" 2>/dev/null; }
 # stop PID: SIGTERM, and it must end by itself with exit code 0.
 stop() {

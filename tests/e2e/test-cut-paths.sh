@@ -12,8 +12,8 @@ start_bridge "$uri/vol"
 nbdcopy --flush "$work/data" "$(nbd_uri)" || fail "copy in"
 nbdcopy "$(nbd_uri)" "$work/back" || fail "copy out"
 cmp "$work/data" "$work/back" || fail "data"
-fio --name=cut --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=128M --io_size=512M --rate=100m \
-  --verify=crc32c --verify_backlog=256 --verify_fatal=1 >"$work/fio.log" 2>&1 || fail "fio"
+run_fio cut --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=128M --io_size=512M --rate=100m \
+  --verify=crc32c --verify_backlog=256 || fail "fio"
 qemu-io -f raw -c 'write -P 0x33 1M 4M' -c flush -c 'read -P 0x33 1M 4M' "$(nbd_uri)" | grep -iE 'failed|mismatch' && fail "qemu-io"
 stop "$bridge_pid"
 stop "$server_pid"

@@ -28,7 +28,7 @@ truncate -s 1G "$work/data"
 nbdcopy --connections=8 --requests=64 "$work/data" "$uri_nbd" || fail "copy in over 8 connections"
 nbdcopy --connections=8 --requests=64 "$uri_nbd" "$work/back" || fail "copy out over 8 connections"
 cmp "$work/data" "$work/back" || fail "data"
-fio --name=verify --ioengine=nbd --uri="$uri_nbd" --rw=randwrite --bsrange=512-256k --bs_unaligned=0 --iodepth=32 --size=128M \
-  --offset_increment=128M --numjobs=4 --thread --verify=crc32c --do_verify=1 --verify_fatal=1 >"$work/fio.log" 2>&1 || fail "fio"
+run_fio verify --ioengine=nbd --uri="$uri_nbd" --rw=randwrite --bsrange=512-256k --bs_unaligned=0 --iodepth=32 --size=128M \
+  --offset_increment=128M --numjobs=4 --thread --verify=crc32c --do_verify=1 || fail "fio"
 stop "$bridge_pid"
 stop "$server_pid"

@@ -3,7 +3,10 @@
 # libnbd's tools, which nobody here wrote, see the right sizes and flags, copy data in and out unchanged,
 # and leave holes holes: on a volume of 4 GiB and on one larger than 4 TiB.
 . "$(dirname "$0")/functions.sh"
-requires nbdinfo nbdcopy nbdsh python3
+requires nbdinfo nbdcopy nbdsh python3 qemu-img
+
+# cmp would read 4 GiB of holes.
+same() { qemu-img compare -q -U -f raw -F raw "$1" "$2"; }
 
 # The file system must carry a sparse file that large; say so when it does not.
 truncate -s 5T "$work/huge.img" 2>/dev/null || skip "the file system of $work has no files of 5 TiB"
@@ -35,8 +38,8 @@ with open(sys.argv[1], "wb") as image:
 PY
 nbdcopy "$work/source.img" "$(nbd_uri big)" || fail "copy in"
 nbdcopy "$(nbd_uri big)" "$work/back.img" || fail "copy out"
-cmp "$work/source.img" "$work/back.img" || fail "what came back differs"
-cmp "$work/source.img" "$work/big.img" || fail "what the server stored differs"
+same "$work/source.img" "$work/back.img" || fail "what came back differs"
+same "$work/source.img" "$work/big.img" || fail "what the server stored differs"
 used=$(du -k "$work/big.img" | cut -f1)
 [ "$used" -lt 65536 ] || fail "5 MiB of data in a sparse image became $used KiB"
 

@@ -7,8 +7,8 @@ requires fio
 truncate -s 256M "$work/vol.img"
 start_server --export "vol=$work/vol.img"
 start_bridge "$uri/vol"
-start fio fio --name=held --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bsrange=4k-128k --iodepth=16 --size=256M \
-  --io_size=3G --rate=150m --verify=crc32c --verify_backlog=512 --verify_fatal=1 --do_verify=1 --time_based=0
+start_fio held --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bsrange=4k-128k --iodepth=16 --size=256M \
+  --io_size=3G --rate=150m --verify=crc32c --verify_backlog=512 --do_verify=1 --time_based=0
 fio_pid=$pid
 port_wanted=$port
 for round in 1 2; do
@@ -18,11 +18,11 @@ for round in 1 2; do
   kill -KILL "$server_pid" || fail "the server was not there"
   wait "$server_pid" 2>/dev/null
   sleep 3
-  alive "$fio_pid" || fail "round $round: fio ended while the server was away: $(cat "$work/fio.log")"
+  alive "$fio_pid" || fail "round $round: fio ended while the server was away: $(cat "$work/held.log")"
   start_server --export "vol=$work/vol.img"
 done
-wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/fio.log")"
-grep -qiE 'verify.*(bad|fail)|err= *[1-9]' "$work/fio.log" && fail "fio found: $(cat "$work/fio.log")"
+wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/held.log")"
+grep -qiE 'verify.*(bad|fail)|err= *[1-9]' "$work/held.log" && fail "fio found: $(cat "$work/held.log")"
 grep -qiE 'unexpected|twice|protocol' "$work"/bridge*.log && fail "the bridge complains: $(cat "$work"/bridge*.log)"
 stop "$bridge_pid"
 stop "$server_pid"

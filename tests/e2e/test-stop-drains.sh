@@ -7,8 +7,8 @@ requires fio
 truncate -s 128M "$work/vol.img"
 start_server --export "vol=$work/vol.img"
 start_bridge "$uri/vol"
-start fio fio --name=drain --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bs=16k --iodepth=16 --size=128M --io_size=1G \
-  --rate=100m --verify=crc32c --verify_backlog=256 --verify_fatal=1
+start_fio drain --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bs=16k --iodepth=16 --size=128M --io_size=1G \
+  --rate=100m --verify=crc32c --verify_backlog=256
 fio_pid=$pid
 port_wanted=$port
 for _ in 1 2 3; do
@@ -17,6 +17,6 @@ for _ in 1 2 3; do
   stop "$server_pid"
   start_server --export "vol=$work/vol.img"
 done
-wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/fio.log")"
+wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/drain.log")"
 stop "$bridge_pid"
 stop "$server_pid"
