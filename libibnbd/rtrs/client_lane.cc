@@ -41,7 +41,7 @@ ClientLane::ClientLane(Port& port, Reactor& control, LaneObserver& observer, std
       control_(control),
       observer_(observer),
       cid_(cid),
-      drain_timer_(port.reactor().timers(), [this] { CheckDrained(); }) {}
+      drain_timer_(std::in_place, port.reactor().timers(), [this] { CheckDrained(); }) {}
 
 ClientLane::~ClientLane() {
   CHECK(connection_ == nullptr);
@@ -243,7 +243,7 @@ void ClientLane::Fail(const absl::Status& why, bool fatal) {
     state_ = State::kBroken;
     if (connection_ != nullptr) connection_->Disconnect();
     port_.RequestTurnEnd(context_);  // Those that wait fail there.
-    drain_timer_.ArmAfter(0);
+    drain_timer_->ArmAfter(0);
   }
 }
 
@@ -268,10 +268,10 @@ void ClientLane::ReportHeartbeatAck() {
 void ClientLane::CheckDrained() {
   if (state_ != State::kBroken) return;
   if (connection_ != nullptr && !(disconnected_ && connection_->drained())) {
-    drain_timer_.ArmAfter(kDrainPollNs);
+    drain_timer_->ArmAfter(kDrainPollNs);
     return;
   }
-  drain_timer_.Cancel();
+  drain_timer_->Cancel();
   connection_.reset();
   state_ = State::kIdle;
   FailPosted();
@@ -297,7 +297,7 @@ void ClientLane::ReportDrained() {
 void ClientLane::ShutDown() {
   CHECK(state_ == State::kIdle);
   FailWaiting();
-  drain_timer_.Cancel();
+  drain_timer_.reset();
   if (std::exchange(attached_, false)) port_.Detach(context_);
   memory_region_.reset();
   info_region_.reset();

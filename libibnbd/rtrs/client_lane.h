@@ -165,7 +165,7 @@ class ClientLane final : private PortClient {
   bool violated_ = false;      // The peer broke the protocol: nothing it says counts any more.
   std::uint32_t round_ = 0;
   std::uint64_t context_ = 0;
-  Timer drain_timer_;
+  std::optional<Timer> drain_timer_;  // Until ShutDown(): a timer ends on the thread it runs on.
 
   Arena memory_;  // Header areas, then receives.
   std::unique_ptr<fabric::Region> memory_region_;

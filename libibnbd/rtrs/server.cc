@@ -74,7 +74,7 @@ absl::Status Server::OnPathNamed(ServerPath& path, const std::string& name) {
   for (const auto& [id, other] : sessions_) {
     if (&other == &session || other.service == nullptr || other.name != name) continue;
     for (const auto& [path_id, other_path] : other.paths) {
-      if (other_path->up()) {
+      if (other_path->granted()) {
         return absl::AlreadyExistsError(
             absl::StrCat("session name ", name, " is in use from ", other_path->peer()));
       }

@@ -70,6 +70,8 @@ class ServerPath final : public ServerLaneOwner {
   [[nodiscard]] const proto::ConnReq& request() const { return request_; }
   [[nodiscard]] const std::string& peer() const { return peer_; }
   [[nodiscard]] bool connecting() const { return state_ == State::kConnecting; }
+  // Has chunks, or is just being given them.
+  [[nodiscard]] bool granted() const { return state_ == State::kGranting || up(); }
   [[nodiscard]] bool up() const { return state_ == State::kUp || state_ == State::kDraining; }
   [[nodiscard]] bool closing() const { return state_ == State::kClosing; }
   [[nodiscard]] std::uint32_t connection_count() const { return connection_count_; }
