@@ -100,17 +100,15 @@ void AddProgramOptions(CLI::App& app, Options& options, std::string& stats_on,
   app.add_flag("--trace", options.trace, "For tests: logs every network request and completion");
 }
 
+CommandLine Mistake(const std::string& what) {
+  return {{}, "ibnbd-server: " + what + " (see ibnbd-server --help)\n", kExitUsage};
+}
+
 CommandLine Explain(const CLI::App& app, const CLI::ParseError& error) {
   std::ostringstream out;
-  CommandLine result;
-  if (error.get_exit_code() == 0) {  // --help, --version.
-    (void)app.exit(error, out, out);
-    result.text = out.str();
-    return result;
-  }
-  result.text = std::string("ibnbd-server: ") + error.what() + " (see ibnbd-server --help)\n";
-  result.exit_code = kExitUsage;
-  return result;
+  if (error.get_exit_code() != 0) return Mistake(error.what());
+  (void)app.exit(error, out, out);  // --help, --version.
+  return {{}, out.str(), 0};
 }
 
 }  // namespace
@@ -129,17 +127,16 @@ CommandLine ParseCommandLine(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     return Explain(app, error);
   }
-  CommandLine result;
   options.stats_signal = SignalFromName(stats_on);
   options.stop_timeout_ns = stop_seconds * kNsPerSecond;
   const Settings& settings = options.settings;
   if (settings.exports.empty() && !settings.search_path && options.config_path.empty()) {
-    result.text =
-        "ibnbd-server: nothing to serve: give --export, --search-path or --config (see "
-        "ibnbd-server --help)\n";
-    result.exit_code = kExitUsage;
-    return result;
+    return Mistake("nothing to serve: give --export, --search-path or --config");
   }
+  // By itself, so that its mistakes are not taken for the configuration file's.
+  const absl::StatusOr<Settings> valid = MergeSettings(settings, {});
+  if (!valid.ok()) return Mistake(std::string(valid.status().message()));
+  CommandLine result;
   result.options = std::move(options);
   return result;
 }

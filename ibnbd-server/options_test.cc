@@ -117,6 +117,15 @@ std::string MergeError(const Settings& settings) {
   return merged.ok() ? "" : std::string(merged.status().message());
 }
 
+TEST(Options, ItsOwnMistakesAreNotTheFiles) {
+  EXPECT_THAT(MistakeIn({"--config", "c.toml", "--threads", "0"}),
+              testing::AllOf(HasSubstr("threads 0"), testing::Not(HasSubstr("c.toml"))));
+  EXPECT_THAT(MistakeIn({"--export", "a=mem:1M", "--listen", "tcp://h:1/a"}),
+              HasSubstr("names an export"));
+  EXPECT_THAT(MistakeIn({"--export", "a=mem:1M", "--export", "a=mem:2M"}),
+              HasSubstr("named twice"));
+}
+
 TEST(Settings, TheCommandLineComesBeforeTheFileAndExportsAddUp) {
   Settings line, file;
   line.queue_depth = 32;
