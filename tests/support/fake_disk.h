@@ -30,10 +30,19 @@ inline Geometry FakeGeometry(std::uint64_t size_bytes) {
 class FakeDisk {
  public:
   // Blocks with their contents at some moment.
-  using Snapshot = std::vector<std::pair<std::uint64_t, std::vector<std::byte>>>;
+  struct BlockImage {
+    std::uint64_t block = 0;
+    std::uint64_t version = 0;  // Of the write that left it so.
+    std::vector<std::byte> data;
+  };
+  using Snapshot = std::vector<BlockImage>;
 
   explicit FakeDisk(const Geometry& geometry)
-      : geometry_(geometry), current_(geometry.size_bytes), stable_(geometry.size_bytes) {}
+      : geometry_(geometry),
+        current_(geometry.size_bytes),
+        stable_(geometry.size_bytes),
+        current_version_(geometry.size_bytes / kBlock),
+        stable_version_(geometry.size_bytes / kBlock) {}
 
   [[nodiscard]] const Geometry& geometry() const { return geometry_; }
   void set_volume_id(std::uint64_t id) { geometry_.volume_id = id; }
@@ -78,7 +87,7 @@ class FakeDisk {
     Snapshot snapshot;
     for (const std::uint64_t block : unflushed_) {
       const std::byte* data = &current_[block * kBlock];
-      snapshot.emplace_back(block, std::vector<std::byte>(data, data + kBlock));
+      snapshot.push_back({block, current_version_[block], {data, data + kBlock}});
     }
     return snapshot;
   }
@@ -88,17 +97,21 @@ class FakeDisk {
       if (!prng.Chance(500'000)) continue;
       std::memcpy(&stable_[io.offset + at], io.data.data() + at, kBlock);
       std::memcpy(&current_[io.offset + at], io.data.data() + at, kBlock);
-      unflushed_.erase((io.offset + at) / kBlock);
+      const std::uint64_t block = (io.offset + at) / kBlock;
+      stable_version_[block] = current_version_[block] = ++last_version_;
+      unflushed_.erase(block);
     }
   }
   void LoseUnflushed(Prng& prng, std::uint32_t survive_ppm) {
     for (const std::uint64_t block : unflushed_) {
       if (prng.Chance(survive_ppm)) {
         std::memcpy(&stable_[block * kBlock], &current_[block * kBlock], kBlock);
+        stable_version_[block] = current_version_[block];
       }
     }
     unflushed_.clear();
     current_ = stable_;
+    current_version_ = stable_version_;
   }
 
  private:
@@ -121,29 +134,36 @@ class FakeDisk {
     return 0;
   }
   void MarkWritten(const BackendIo& io) {
+    const bool stable = io.fua || !geometry_.write_cache;
+    ++last_version_;
     for (std::uint64_t at = io.offset; at < io.offset + io.length; at += kBlock) {
-      unflushed_.insert(at / kBlock);
-    }
-    if (!io.fua && geometry_.write_cache) return;
-    std::memcpy(&stable_[io.offset], &current_[io.offset], io.length);
-    for (std::uint64_t at = io.offset; at < io.offset + io.length; at += kBlock) {
-      unflushed_.erase(at / kBlock);
+      const std::uint64_t block = at / kBlock;
+      current_version_[block] = last_version_;
+      if (stable) {
+        std::memcpy(&stable_[at], &current_[at], kBlock);
+        stable_version_[block] = last_version_;
+        unflushed_.erase(block);
+      } else {
+        unflushed_.insert(block);
+      }
     }
   }
   void MakeStable(const Snapshot& snapshot) {
-    for (const auto& [block, data] : snapshot) {
-      // Written again with FUA since: what is stable is newer than the snapshot.
-      if (!unflushed_.contains(block)) continue;
-      std::memcpy(&stable_[block * kBlock], data.data(), kBlock);
-      if (std::memcmp(&current_[block * kBlock], data.data(), kBlock) == 0) {
-        unflushed_.erase(block);
-      }
+    for (const BlockImage& image : snapshot) {
+      // Written with FUA since: what is stable is newer than the snapshot.
+      if (stable_version_[image.block] >= image.version) continue;
+      std::memcpy(&stable_[image.block * kBlock], image.data.data(), kBlock);
+      stable_version_[image.block] = image.version;
+      if (current_version_[image.block] == image.version) unflushed_.erase(image.block);
     }
   }
 
   Geometry geometry_;
   std::vector<std::byte> current_;
   std::vector<std::byte> stable_;
+  std::vector<std::uint64_t> current_version_;  // Per block.
+  std::vector<std::uint64_t> stable_version_;
+  std::uint64_t last_version_ = 0;
   std::set<std::uint64_t> unflushed_;
   std::vector<Failure> failures_;
 };
