@@ -89,7 +89,7 @@ void TcpHandshake::ArmRecv() {
 }
 
 void TcpHandshake::Abort() {
-  aborted_ = true;
+  if (std::exchange(aborted_, true)) return;
   (void)::shutdown(fd_.get(), SHUT_RDWR);
   poller_.ring().Cancel(op_);
 }
@@ -132,6 +132,8 @@ TcpAcceptor::TcpAcceptor(TcpPoller& poller, UniqueFd fd, std::uint64_t context)
 void TcpAcceptor::Arm() {
   if (stopping_ || op_.armed()) return;
   if (open_count_->load(std::memory_order_relaxed) >= kOpenMax) {
+    // Whoever has been silent for longest makes room: a crowd that says nothing keeps nobody out.
+    if (!handshakes_.empty()) handshakes_.front()->Abort();
     retry_timer_.ArmAfter(kRetryFullNs);
     return;
   }
@@ -175,7 +177,11 @@ void TcpAcceptor::OnHandshakeEnd(TcpHandshake& handshake, UniqueFd fd,
     open_count_->fetch_sub(1, std::memory_order_relaxed);
   }
   std::erase_if(handshakes_, [&](const auto& entry) { return entry.get() == &handshake; });
-  if (stopping_ && idle()) poller_.OnBuriedIdle();
+  if (stopping_) {
+    if (idle()) poller_.OnBuriedIdle();
+  } else {
+    Arm();  // There is room again.
+  }
 }
 
 void TcpAcceptor::Stop() {
