@@ -9,6 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [ -x "$IBNBD_BIN/ibnbd-server" ] || { echo "FAIL: no ibnbd-server in IBNBD_BIN=$IBNBD_BIN: build it first" >&2; exit 1; }
 # The system's own programs first: a private Python has no nbd module.
 export PATH="$IBNBD_BIN:/usr/sbin:/usr/bin:/sbin:/bin:$PATH"
+export PYTHONDONTWRITEBYTECODE=1
 work=$(mktemp -d "${TMPDIR:-/tmp}/ibnbd-e2e.XXXXXX")
 pids=()
 cleanups=()
