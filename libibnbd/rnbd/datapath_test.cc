@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Client and server over the real TCP fabric, in one thread: IOs arrive, and once everything is
-// warm not one of them allocates, on either side.  (Every allocation of this program is counted.)
+// warm not one of them allocates, takes a lock or writes a log line, on either side.  Every
+// allocation, every pthread_mutex_lock() and every line of this program is counted.
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "fabric/tcp/tcp_fabric.h"
 #include "gmock/gmock.h"
 #include "reactor/reactor.h"
@@ -14,7 +19,21 @@
 
 namespace {
 std::uint64_t allocation_count = 0;
+std::uint64_t lock_count = 0;
+std::uint64_t line_count = 0;
 }  // namespace
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kLocksAreCounted = false;  // The sanitizer has this function for itself.
+#else
+constexpr bool kLocksAreCounted = true;
+extern "C" int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept {
+  using Lock = int (*)(pthread_mutex_t*);
+  static const Lock next = reinterpret_cast<Lock>(dlsym(RTLD_NEXT, "pthread_mutex_lock"));
+  ++lock_count;
+  return next(mutex);
+}
+#endif
 
 void* operator new(std::size_t size) {
   ++allocation_count;
@@ -199,16 +218,29 @@ TEST_F(DatapathTest, BytesArriveOverTcp) {
   EXPECT_EQ(std::memcmp(bytes.data(), exports_.memory.data(), kDiskSize - (512 << 10)), 0);
 }
 
-TEST_F(DatapathTest, NothingIsAllocatedOnceEverythingIsWarm) {
+TEST_F(DatapathTest, NothingIsAllocatedLockedOrLoggedOnceEverythingIsWarm) {
+  SetLogSink([](LogLevel, const std::string&) { ++line_count; }, LogLevel::kDebug);
   auto ios = MakeIos(64);
   for (const std::size_t size : {std::size_t{4096}, std::size_t{300} << 10}) {
     RunIos(ios, IoOp::kWrite, size, 2000);
     RunIos(ios, IoOp::kRead, size, 2000);
-    const std::uint64_t before = allocation_count;
+    const std::uint64_t allocations = allocation_count, locks = lock_count, lines = line_count;
     RunIos(ios, IoOp::kWrite, size, 2000);
     RunIos(ios, IoOp::kRead, size, 2000);
-    EXPECT_EQ(allocation_count - before, 0u) << "IOs of " << size;
+    EXPECT_EQ(allocation_count - allocations, 0u) << "IOs of " << size;
+    EXPECT_EQ(line_count - lines, 0u) << "IOs of " << size;
+    EXPECT_EQ(lock_count - locks, 0u) << "IOs of " << size;
   }
+  // The counters count: opening a device takes all three.
+  const std::uint64_t allocations = allocation_count, locks = lock_count, lines = line_count;
+  bool answered = false;
+  client_->OpenDevice("vol0", AccessMode::kReadOnly, {},
+                      [&](const absl::StatusOr<Device*>&) { answered = true; });
+  RunUntil([&] { return answered; });
+  EXPECT_GT(allocation_count, allocations);
+  EXPECT_GT(line_count, lines);
+  EXPECT_EQ(lock_count > locks, kLocksAreCounted);
+  SetLogSink(nullptr, LogLevel::kWarn);
 }
 
 }  // namespace
