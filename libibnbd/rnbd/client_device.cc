@@ -153,13 +153,14 @@ absl::Status DeviceImpl::TakeReply(const proto::OpenRsp& reply, DeviceInfo* info
 // D9: what is behind the name now must be what we know, or our IOs would go to somebody else's
 // data.
 absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
-  const auto refuse = [this](absl::string_view what, std::uint64_t was, std::uint64_t is) {
+  const auto refuse = [this](absl::string_view what, auto was, auto is) {
     return absl::FailedPreconditionError(absl::StrCat("the server offers another volume as ", name_,
                                                       ": its ", what, " was ", was, " and is ",
                                                       is));
   };
   if (info_.volume_id != 0 && found.volume_id != 0 && info_.volume_id != found.volume_id) {
-    return refuse("volume id", info_.volume_id, found.volume_id);
+    return refuse("volume id", absl::Hex(info_.volume_id, absl::kZeroPad16),
+                  absl::Hex(found.volume_id, absl::kZeroPad16));
   }
   if (found.logical_block_size != info_.logical_block_size) {
     return refuse("block size", info_.logical_block_size, found.logical_block_size);
@@ -173,10 +174,11 @@ absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
   if (found.io_size_max < info_.io_size_max) {
     return refuse("IO size", info_.io_size_max, found.io_size_max);
   }
-  if (found.discard_bytes_max < info_.discard_bytes_max) {
+  const bool writes = mode_ != AccessMode::kReadOnly;  // Limits of others do not concern a reader.
+  if (writes && found.discard_bytes_max < info_.discard_bytes_max) {
     return refuse("discard limit", info_.discard_bytes_max, found.discard_bytes_max);
   }
-  if (found.write_zeroes_bytes_max < info_.write_zeroes_bytes_max) {
+  if (writes && found.write_zeroes_bytes_max < info_.write_zeroes_bytes_max) {
     return refuse("write-zeroes limit", info_.write_zeroes_bytes_max, found.write_zeroes_bytes_max);
   }
   if (found.size_bytes > info_.size_bytes) {

@@ -298,6 +298,7 @@ TEST_F(ClientTest, AnotherVolumeUnderTheSameNameIsNotWrittenTo) {
   world_.RunFor(30 * kNsPerSecond);
   EXPECT_EQ(device->state(), DeviceState::kHeld);
   EXPECT_THAT(device->state_reason(), HasSubstr("another volume"));
+  EXPECT_THAT(device->state_reason(), HasSubstr("000000000000032f"));  // As ibnbd-client shows it.
   EXPECT_EQ(write->done_count, 0);
   EXPECT_EQ(other->unflushed_block_count(), 0u);
   // The right one comes back.
@@ -305,6 +306,25 @@ TEST_F(ClientTest, AnotherVolumeUnderTheSameNameIsNotWrittenTo) {
   RestartServer();
   EXPECT_TRUE(world_.RunUntil([&] { return write->done_count > 0; }, 60 * kNsPerSecond));
   EXPECT_EQ(write->result, 0);
+}
+
+TEST_F(ClientTest, AReaderGoesOnWhenTheVolumeBecomesReadOnly) {
+  ASSERT_TRUE(client_.Start(node_.address()).ok());
+  const auto device = client_.Open("vol0", AccessMode::kReadOnly);
+  ASSERT_TRUE(device.ok()) << device.status();
+  EXPECT_NE((*device)->info().discard_bytes_max, 0u);
+  node_.Stop();
+  Geometry geometry = FakeGeometry(kDiskSize);
+  geometry.volume_id = 4711;
+  geometry.read_only = true;
+  node_.exports().Clear();
+  node_.exports().Add("vol0", std::make_shared<FakeDisk>(geometry));
+  node_.Start();
+  const auto read = client_.Make(IoOp::kRead, 0, 512);
+  ASSERT_EQ((*device)->queue(0).Submit(*read), 0);
+  EXPECT_TRUE(world_.RunUntil([&] { return read->done_count > 0; }, 60 * kNsPerSecond))
+      << (*device)->state_reason();
+  EXPECT_EQ(read->result, 0);
 }
 
 TEST_F(ClientTest, ASmallerVolumeIsRefusedOnReconnect) {
