@@ -109,9 +109,10 @@ void Server::OnPathLeftHandshake(ServerPath& path) {
 void Server::OnPathBroken(ServerPath& path, const std::string& why, Blame blame) {
   if (stopping_) return;
   ++stats_.paths_broken;
-  const std::string line =
-      absl::StrCat("path from ", path.peer(), " of session ",
-                   sessions_.at(path.request().paths_uuid).name, " ended: ", why);
+  const std::string& name = sessions_.at(path.request().paths_uuid).name;
+  const std::string line = absl::StrCat("path from ", path.peer(), " of ",
+                                        name.empty() ? "a session without a name yet" : "session ",
+                                        name, " ended: ", why);
   LogPeer(blame == Blame::kPeer ? LogLevel::kWarn : LogLevel::kInfo, line);
 }
 

@@ -2,10 +2,10 @@
 // Life and death of a lane; requests and answers are in server_lane_datapath.cc.
 #include "rtrs/server_lane.h"
 
+#include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/mark.h"
 #include "base/status_macros.h"
 
@@ -113,8 +113,7 @@ void ServerLane::Break(const char* why, int error, Blame blame) {
   if (!open()) return;
   const bool was_draining = state_ == State::kDraining;
   state_ = State::kBroken;
-  std::string text = why;
-  if (error != 0) absl::StrAppend(&text, ": ", ErrnoStatus(error, "").message());
+  const std::string text = error != 0 ? std::string(ErrnoStatus(error, why).message()) : why;
   if (connection_ != nullptr) {
     connection_->Disconnect();
   } else {
@@ -122,8 +121,7 @@ void ServerLane::Break(const char* why, int error, Blame blame) {
   }
   while (!responses_.empty()) ReleaseRequest(responses_.PopFront());
   if (was_draining) TryFinishDrain();
-  control_.Post(
-      [owner = &owner_, text = std::move(text), blame] { owner->OnLaneBroken(text, blame); });
+  control_.Post([owner = &owner_, text, blame] { owner->OnLaneBroken(text, blame); });
   RequestTurnEnd();
 }
 

@@ -73,6 +73,7 @@ TcpHandshake::TcpHandshake(TcpAcceptor& acceptor, TcpPoller& poller, UniqueFd fd
     : acceptor_(acceptor),
       poller_(poller),
       fd_(std::move(fd)),
+      peer_address_(PeerAddressOf(fd_.get())),
       op_(*this, &TcpHandshake::OnRecvCqe),
       timer_(poller.reactor().timers(), [this] { Abort(); }) {}
 
@@ -108,7 +109,7 @@ void TcpHandshake::OnRecvCqe(int result, std::uint32_t) {
   }
   timer_.Cancel();
   if (reason != nullptr && poller_.MayLog()) {
-    LOG_WARN("tcp connection from ", PeerAddressOf(fd_.get()).ToString(), " refused: ", reason);
+    LOG_WARN("tcp connection from ", peer_address_.ToString(), " refused: ", reason);
   }
   if (result <= 0 || aborted_ || reason != nullptr) {
     acceptor_.OnHandshakeEnd(*this, UniqueFd(), {});

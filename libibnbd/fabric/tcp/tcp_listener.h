@@ -37,6 +37,7 @@ class TcpHandshake {
   TcpAcceptor& acceptor_;
   TcpPoller& poller_;
   UniqueFd fd_;
+  const SocketAddress peer_address_;  // The kernel forgets it when the peer resets.
   MemberOp<TcpHandshake> op_;
   Timer timer_;
   GreetingReader reader_;
