@@ -78,10 +78,12 @@ start_server() {
 
 # start_bridge ARGS...: an nbd-bridge on a unix socket; sets $bridge_pid, $socket.
 start_bridge() {
-  socket="$work/bridge${#pids[@]}.sock"
-  start "bridge${#pids[@]}" nbd-bridge --socket "$socket" "$@"
+  local name="bridge${#pids[@]}"
+  socket="$work/$name.sock"
+  start "$name" nbd-bridge --socket "$socket" "$@"
   bridge_pid=$pid
-  wait_for 20 test -S "$socket" || fail "the bridge did not start: $(cat "$work"/bridge*.log)"
+  # The socket is there earlier, but a bridge that cannot open its volumes takes it away again.
+  wait_for 20 grep -q '^listening on ' "$work/$name.log" || fail "the bridge did not start: $(cat "$work/$name.log")"
 }
 
 # nbd_uri [EXPORT]: of the bridge started last.

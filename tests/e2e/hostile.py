@@ -15,6 +15,8 @@ from rtrs_hello import ACCEPT, conn_req, greeting
 
 NBD_MAGIC, OPTION_MAGIC, REQUEST_MAGIC = 0x4E42444D41474943, 0x49484156454F5054, 0x25609513
 
+OWN_EXPORT = b"noise"  # Some of what it asks for is legal, and done: not to what others look at.
+
 
 def connect(address):
     peer = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
@@ -150,7 +152,8 @@ def lying_go(address, rng):
 
 def enter_transmission(peer):
     handshake(peer)
-    send_all(peer, struct.pack(">QII", OPTION_MAGIC, 7, 6) + struct.pack(">IH", 0, 0))
+    send_all(peer, struct.pack(">QII", OPTION_MAGIC, 7, 6 + len(OWN_EXPORT)) +
+             struct.pack(">I", len(OWN_EXPORT)) + OWN_EXPORT + struct.pack(">H", 0))
     while True:  # Replies to GO: read until the ACK.
         header = b""
         while len(header) < 20:

@@ -6,8 +6,8 @@
 requires nbdcopy nbdinfo python3
 
 truncate -s 64M "$work/vol.img"
-start_server --export "vol=$work/vol.img"
-start_bridge "$uri/vol"
+start_server --export "vol=$work/vol.img" --export noise=mem:64M
+start_bridge "$uri/vol" "$uri/noise"
 memory_kib() { awk '/^VmRSS/ {print $2}' "/proc/$1/status"; }
 python3 "$(dirname "$0")/hostile.py" "$port" "$socket" warm >"$work/hostile-warm.log" 2>&1 || fail "hostile.py: $(cat "$work/hostile-warm.log")"
 server_before=$(memory_kib "$server_pid") bridge_before=$(memory_kib "$bridge_pid")
@@ -17,8 +17,8 @@ head -c 16M /dev/urandom >"$work/data"
 truncate -s 64M "$work/data"
 rounds=0
 while alive "$hostile_pid"; do
-  nbdcopy "$work/data" "$(nbd_uri)" || fail "an honest client was disturbed (in)"
-  nbdcopy "$(nbd_uri)" "$work/back" || fail "an honest client was disturbed (out)"
+  nbdcopy "$work/data" "$(nbd_uri vol)" || fail "an honest client was disturbed (in)"
+  nbdcopy "$(nbd_uri vol)" "$work/back" || fail "an honest client was disturbed (out)"
   cmp "$work/data" "$work/back" || fail "an honest client's data differs"
   rounds=$((rounds + 1))
 done
@@ -27,7 +27,7 @@ alive "$server_pid" || fail "the server died"
 alive "$bridge_pid" || fail "the bridge died"
 [ $(($(memory_kib "$server_pid") - server_before)) -lt 131072 ] || fail "the server grew by more than 128 MiB"
 [ $(($(memory_kib "$bridge_pid") - bridge_before)) -lt 131072 ] || fail "the bridge grew by more than 128 MiB"
-nbdinfo --size "$(nbd_uri)" >/dev/null || fail "no handshake after the storm"
+nbdinfo --size "$(nbd_uri vol)" >/dev/null || fail "no handshake after the storm"
 tail -n 1 "$work/hostile.log"
 echo "$rounds honest rounds during the storm"
 stop "$bridge_pid"
