@@ -211,11 +211,9 @@ def main():
     rounds = 20 if mode == "warm" else 400
     done = 0
     for number in range(rounds):
-        for attack in both:
-            for address in (server, path):
-                attack(address, rng)
-                done += 1
-        for attack, address in [(a, path) for a in bridge_only] + [(a, server) for a in server_only]:
+        attacks = [(a, address) for a in both for address in (server, path)]
+        attacks += [(a, path) for a in bridge_only] + [(a, server) for a in server_only]
+        for attack, address in attacks:
             try:
                 attack(address, rng)
                 reached += 1
@@ -223,8 +221,11 @@ def main():
                 pass  # It hung up while we were talking.
             done += 1
         if number % 100 == 10:
-            stop_reading(path, rng)
-    assert reached > rounds  # They are not all turned away at the door.
+            try:
+                stop_reading(path, rng)
+            except OSError:
+                pass
+    assert reached > 7 * rounds  # They are not all turned away at the door.
     print(f"{done} attacks, {reached} to their end")
 
 

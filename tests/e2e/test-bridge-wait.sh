@@ -9,7 +9,10 @@ start_server --export "vol=$work/vol.img"
 stop "$server_pid"
 
 # Without a server it has nothing to finish: the stop time-out is not used up, and signals are not held back.
-start_bridge --wait --stop-timeout 3600 "$uri/vol"
+socket="$work/waiting.sock"
+start waiting nbd-bridge --wait --stop-timeout 3600 --socket "$socket" "$uri/vol"
+bridge_pid=$pid
+wait_for 20 test -S "$socket" || fail "the bridge did not start: $(cat "$work/waiting.log")"
 stop "$bridge_pid"
 
 # The socket file that it left behind is replaced.
