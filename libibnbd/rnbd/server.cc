@@ -56,6 +56,8 @@ rtrs::ServerOptions MakeTransportOptions(const ServerOptions& options) {
   transport.sessions_max = options.sessions_max;
   transport.connections_per_session_max = options.connections_per_session_max;
   transport.handshakes_max = options.handshakes_max;
+  transport.handshake_connections_max =
+      std::max(options.handshake_connections_max, options.connections_per_session_max);
   transport.chunk_memory_max = options.chunk_memory_max;
   return transport;
 }

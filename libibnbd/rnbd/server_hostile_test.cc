@@ -44,6 +44,7 @@ class HostileClient : public ::testing::Test {
     options.io_size_max = 8192;
     options.handshake_timeout_ns = 5 * kNsPerSecond;
     options.handshakes_max = 4;
+    options.handshake_connections_max = 20;
     options.connections_per_session_max = 8;
     options.chunk_memory_max = 3 * 16 * (8192 + 4096);
     return options;
@@ -178,6 +179,28 @@ TEST_F(HostileClient, HandshakesInProgressAreLimited) {
   EXPECT_EQ(fifth.reject_error(), -EBUSY);
   world.RunFor(6 * kNsPerSecond);
   EXPECT_TRUE(AddClient(6).Connect(0, 2));
+}
+
+TEST_F(HostileClient, ConnectionsOfHandshakesInProgressAreLimited) {
+  ASSERT_TRUE(AddClient(1).Connect(0, 8));
+  ASSERT_TRUE(AddClient(2).Connect(0, 8));
+  RawClient& third = AddClient(3);
+  EXPECT_FALSE(third.Connect(0, 8));
+  EXPECT_EQ(third.reject_error(), -EBUSY);
+  EXPECT_TRUE(AddClient(4).Connect(0, 4));
+}
+
+TEST_F(HostileClient, ASlowHandshakeMakesRoomForOthers) {
+  RawClient& oldest = AddClient(1);
+  ASSERT_TRUE(oldest.Connect(0, 8));
+  world.RunFor(kNsPerSecond / 2);
+  RawClient& younger = AddClient(2);
+  ASSERT_TRUE(younger.Connect(0, 8));
+  world.RunFor(kNsPerSecond * 7 / 10);
+  EXPECT_TRUE(AddClient(3).Open(8, "three"));
+  EXPECT_TRUE(oldest.AwaitGone(kNsPerSecond));
+  EXPECT_TRUE(Logged("others need the place"));
+  EXPECT_FALSE(younger.AnyGone());
 }
 
 TEST_F(HostileClient, ChunkMemoryIsLimited) {

@@ -141,6 +141,29 @@ void ServerSession::InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void(
       std::move(done));
 }
 
+// An id comes back as late as can be: IOs that were sent to a device which is gone must not reach
+// the next one.  Requires: there is a free one.
+std::uint32_t ServerSession::NewId() {
+  const std::uint32_t count = context_.options->devices_per_session_max;
+  while (devices_.contains(next_id_)) next_id_ = (next_id_ + 1) % count;
+  return std::exchange(next_id_, (next_id_ + 1) % count);
+}
+
+// The client opens the name again: it has noticed, and need not close what was taken away.
+void ServerSession::ForgetRevoked(const std::string& name) {
+  for (auto device = devices_.begin(); device != devices_.end();) {
+    if (device->second.name != name || device->second.state != Device::State::kRevoked) {
+      ++device;
+    } else if (device->second.open == nullptr) {
+      SIM_MARK("server: revoked device forgotten");
+      device = devices_.erase(device);
+    } else {
+      device->second.forget = true;  // Still being taken away.
+      ++device;
+    }
+  }
+}
+
 int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request) {
   if (devices_.size() >= context_.options->devices_per_session_max) return -EMFILE;
   auto found = context_.provider->Find(name_, name);
@@ -150,8 +173,7 @@ int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, Io
   }
   const int error = TakeAccess(**found, mode);
   if (error != 0) return error;
-  std::uint32_t id = 0;
-  while (devices_.contains(id)) ++id;
+  const std::uint32_t id = NewId();
   Device& device = devices_[id];
   device.name = name;
   device.mode = mode;
@@ -213,7 +235,7 @@ void ServerSession::OnRemoved(std::uint32_t id, bool revoked) {
   Device& device = devices_.at(id);
   GiveBack(device);
   // The client may have asked to close it while it was being taken away.
-  if (revoked && device.closers.empty()) return;
+  if (revoked && device.closers.empty() && !device.forget) return;
   const std::vector<IoRequest*> closers = std::move(device.closers);
   devices_.erase(id);
   for (IoRequest* closer : closers) closer->Complete(0);

@@ -61,13 +61,14 @@ class ServerSession final : public ControlMessageHandler,
       kOpening,  // Waits for the export's queues, or for lanes that have not heard of it.
       kOpen,     // IOs flow.
       kClosing,  // Waits for the end of what executes.
-      kRevoked   // Taken away: the id is kept so that IOs get -ENOTCONN until the client closes it.
+      kRevoked  // Taken away: IOs get -ENOTCONN until the client closes it or opens the name again.
     };
     State state = State::kOpening;
     std::string name;
     proto::AccessMode mode = proto::AccessMode::kReadOnly;
     std::shared_ptr<Export> exported;  // Whose counters hold us; null once they do not.
     bool revoke_pending = false;       // Taken away while it was being opened.
+    bool forget = false;               // Revoked and opened anew: nobody will close this id.
     OpenExport* open = nullptr;        // Null before and after it is used.
     std::vector<IoRequest*> closers;   // CLOSE messages to be answered at the end.
   };
@@ -81,6 +82,8 @@ class ServerSession final : public ControlMessageHandler,
   int StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request);
   void OnExportReady(std::uint32_t id, IoRequest& request, absl::StatusOr<OpenExport*> open);
   void FinishOpen(std::uint32_t id, IoRequest& request);
+  [[nodiscard]] std::uint32_t NewId();
+  void ForgetRevoked(const std::string& name);
   void StartRemove(std::uint32_t id, Device& device);
   void OnRemoved(std::uint32_t id, bool revoked);
   void GiveBack(Device& device);
@@ -96,6 +99,7 @@ class ServerSession final : public ControlMessageHandler,
   const std::string name_;
   bool closed_ = false;
   Devices devices_;  // By id.
+  std::uint32_t next_id_ = 0;
   std::vector<std::shared_ptr<IoPath>> paths_;
 };
 

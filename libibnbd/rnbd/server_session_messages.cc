@@ -107,6 +107,7 @@ int ServerSession::OnOpen(IoRequest& request) {
   const std::string name(proto::NameOf(open.dev_name));
   for (auto device = devices_.begin(); device != devices_.end(); ++device) {
     if (device->second.name != name || device->second.state == Device::State::kRevoked) continue;
+  ForgetRevoked(name);
     return Reopen(device, open.access_mode, request);
   }
   return StartOpen(name, open.access_mode, request);

@@ -37,6 +37,7 @@ class ServerTest : public ::testing::Test {
     options.queue_depth = 16;
     options.io_size_max = 8192;
     options.handshake_timeout_ns = 5 * kNsPerSecond;
+    options.devices_per_session_max = 8;
     return options;
   }
   RawClient& AddClient(std::uint8_t id) {
@@ -244,10 +245,34 @@ TEST_F(ServerTest, ARevokedDeviceAnswersNotConnectedAndFreesTheExport) {
   EXPECT_EQ(Write(client, 1, 0, MakeIo(proto::IoOp::kWrite, id, 0, 512)), -ENOTCONN);
   EXPECT_EQ(server.exports.at("vol0").writer_count, 0u);
   EXPECT_EQ(vol0->queue_count(), 0u);
-  // The id is not given to anything else until the client has closed it.
+  // The id is not given to anything else for as long as there are others.
   ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
   EXPECT_NE(opened.device_id.get(), id);
   EXPECT_EQ(client.CloseDevice(id), 0);
+}
+
+TEST_F(ServerTest, RevokedDevicesDoNotPileUp) {
+  RawClient& client = AddClient(1);
+  ASSERT_TRUE(client.Open(2, "a"));
+  for (int round = 0; round < 30; ++round) {
+    proto::OpenRsp opened;
+    ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0) << round;
+    const std::uint32_t id = opened.device_id.get();
+    EXPECT_LT(id, 8u);
+    // Opened anew at once, too: while the old one is still being taken away.
+    if (round % 2 == 0) vol0->HoldIos();
+    client.Write(1, 3, proto::AsBytes(MakeIo(proto::IoOp::kWrite, id, 0, 512)),
+                 std::vector<std::byte>(512));
+    world.RunFor(kNsPerMs);
+    server.server->Revoke(server.exports.at("vol0"));
+    if (round % 2 == 0) {
+      EXPECT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), -EPERM);
+      vol0->Release();
+    }
+    EXPECT_EQ(client.Await(3), 0);
+    world.RunFor(kNsPerMs);
+  }
+  EXPECT_EQ(server.exports.at("vol0").writer_count, 0u);
 }
 
 TEST_F(ServerTest, AReturningClientWaitsForWhatExecutesOnItsOldPath) {

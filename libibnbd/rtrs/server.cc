@@ -48,13 +48,6 @@ void Server::OnCmEvent(fabric::CmEvent& event) {
   if (event.kind == fabric::CmEvent::Kind::kIncoming) Judge(std::move(event.incoming));
 }
 
-template <class F>
-void Server::ForEachPath(F f) {
-  for (auto& [session_id, session] : sessions_) {
-    for (auto& [path_id, path] : session.paths) f(*path);
-  }
-}
-
 ServerPath* Server::FindPath(const proto::ConnReq& request) {
   const auto session = sessions_.find(request.paths_uuid);
   if (session == sessions_.end()) return nullptr;
@@ -102,8 +95,8 @@ bool Server::TakeChunkMemory(std::uint64_t byte_count) {
 void Server::ReturnChunkMemory(std::uint64_t byte_count) { stats_.chunk_memory -= byte_count; }
 
 void Server::OnPathLeftHandshake(ServerPath& path) {
-  (void)path;
   --handshake_count_;
+  handshake_connection_count_ -= path.request().cid_num.get();
 }
 
 void Server::OnPathBroken(ServerPath& path, const std::string& why, Blame blame) {

@@ -30,6 +30,9 @@ struct ServerOptions {
   std::uint32_t sessions_max = 0;
   std::uint32_t connections_per_session_max = 0;
   std::uint32_t handshakes_max = 0;  // Paths between their first connection and INFO_RSP.
+  // Connections that such paths have or may still bring: each costs memory before anybody has said
+  // who it is.
+  std::uint32_t handshake_connections_max = 0;
   std::uint64_t chunk_memory_max = 0;
 };
 
@@ -95,6 +98,8 @@ class Server final : public PortClient, public ServerPathOwner {
   void JudgeKnownPath(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request,
                       ServerPath& path);
   int CheckLimits(const proto::ConnReq& request, const char** why) const;
+  [[nodiscard]] bool HasHandshakeRoom(std::uint32_t connection_count) const;
+  void MakeHandshakeRoom(std::uint32_t connection_count);
   void StartPath(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request);
   void Refuse(fabric::Incoming& incoming, int error, const std::string& why);
   void Hold(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request);
@@ -103,7 +108,11 @@ class Server final : public PortClient, public ServerPathOwner {
   void LogPeer(LogLevel level, const std::string& line);  // Rate-limited.
   ServerPath* FindPath(const proto::ConnReq& request);
   template <class F>
-  void ForEachPath(F f);
+  void ForEachPath(F f) {
+    for (auto& [session_id, session] : sessions_) {
+      for (auto& [path_id, path] : session.paths) f(*path);
+    }
+  }
   void BreakAll();
   void FinishStop();
   [[nodiscard]] Reactor& reactor() const { return ports_[0]->reactor(); }
@@ -116,7 +125,8 @@ class Server final : public PortClient, public ServerPathOwner {
   std::map<proto::Uuid, Session> sessions_;  // By paths_uuid.
   std::vector<Held> held_;
   std::uint32_t handshake_count_ = 0;
-  std::uint32_t connection_count_ = 0;  // Promised to paths that exist.
+  std::uint32_t handshake_connection_count_ = 0;  // Promised to paths in handshake.
+  std::uint32_t connection_count_ = 0;            // Promised to paths that exist.
   LogLimiter log_limiter_;
   ServerStats stats_;
   Timer held_timer_;

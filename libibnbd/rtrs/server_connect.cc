@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::uint32_t kConnectionsMax = 8192;  // Below what one Port has room for.
 constexpr std::size_t kHeldMax = 1024;
+// An honest client introduces itself within milliseconds: after this long a handshake has to make
+// room if others need it.
+constexpr std::int64_t kHandshakePatienceNs = kNsPerSecond;
 
 // Which reactor serves connection `cid`: neighbours on neighbouring reactors, sessions spread.
 std::vector<std::uint32_t> AssignReactors(const proto::ConnReq& request, std::size_t count) {
@@ -57,8 +60,8 @@ void Server::Judge(std::unique_ptr<fabric::Incoming> incoming) {
   if (reason != nullptr) return Refuse(*incoming, -ECONNRESET, reason);
   if (stopping_) return Refuse(*incoming, -ESHUTDOWN, "server is stopping");
 #ifdef IBNBD_CANARY
-  // The planted bug that the simulator must find (tests/sim): each round of a path counts as another
-  // path, so that nobody waits for the fence.
+  // The planted bug that the simulator must find (tests/sim): each round of a path counts as
+  // another path, so that nobody waits for the fence.
   request.sess_uuid[0] ^= static_cast<std::uint8_t>(request.recon_cnt.get());
 #endif
   if (request.cid.get() == 0) return JudgeFirstConnection(std::move(incoming), request);
@@ -77,6 +80,7 @@ void Server::JudgeFirstConnection(std::unique_ptr<fabric::Incoming> incoming,
   if (!sessions_.contains(request.paths_uuid) && !request.first_conn()) {
     return Refuse(*incoming, -ENXIO, "session is unknown");
   }
+  MakeHandshakeRoom(request.cid_num.get());
   const char* why = nullptr;
   const int error = CheckLimits(request, &why);
   if (error != 0) return Refuse(*incoming, error, why);
@@ -126,7 +130,7 @@ int Server::CheckLimits(const proto::ConnReq& request, const char** why) const {
     *why = "too many connections";
     return -EMFILE;
   }
-  if (handshake_count_ >= options_.handshakes_max) {
+  if (!HasHandshakeRoom(cid_num)) {
     *why = "too many handshakes in progress";
     return -EBUSY;
   }
@@ -138,6 +142,26 @@ int Server::CheckLimits(const proto::ConnReq& request, const char** why) const {
   return 0;
 }
 
+bool Server::HasHandshakeRoom(std::uint32_t connection_count) const {
+  return handshake_count_ < options_.handshakes_max &&
+         handshake_connection_count_ + connection_count <= options_.handshake_connections_max;
+}
+
+// Whoever connects and then says nothing keeps nobody out for longer than that.
+void Server::MakeHandshakeRoom(std::uint32_t connection_count) {
+  const std::int64_t late_ns = reactor().now_ns() - kHandshakePatienceNs;
+  while (!HasHandshakeRoom(connection_count)) {
+    ServerPath* oldest = nullptr;
+    ForEachPath([&](ServerPath& path) {
+      if (!path.connecting() || path.begun_ns() > late_ns) return;
+      if (oldest == nullptr || path.begun_ns() < oldest->begun_ns()) oldest = &path;
+    });
+    if (oldest == nullptr) return;
+    SIM_MARK("server: a slow handshake made room");
+    oldest->Break("others need the place of its handshake", Blame::kPeer);
+  }
+}
+
 void Server::StartPath(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request) {
   auto path = ServerPath::Create(options_.path, request, incoming->peer_address().ToString(),
                                  ports_, AssignReactors(request, ports_.size()), *this);
@@ -146,6 +170,7 @@ void Server::StartPath(std::unique_ptr<fabric::Incoming> incoming, const proto::
   }
   connection_count_ += request.cid_num.get();
   ++handshake_count_;
+  handshake_connection_count_ += request.cid_num.get();
   ServerPath& started = **path;
   sessions_[request.paths_uuid].paths[request.sess_uuid] = *std::move(path);
   started.Accept(0, std::move(incoming));

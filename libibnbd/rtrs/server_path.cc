@@ -18,6 +18,7 @@ ServerPath::ServerPath(const ServerPathOptions& options, const proto::ConnReq& r
       ports_(ports),
       reactors_(std::move(reactors)),
       owner_(owner),
+      begun_ns_(control().now_ns()),
       lanes_(request.cid_num.get()),
       handshake_timer_(control().timers(),
                        [this] { Break("handshake took too long", Blame::kPeer); }),

@@ -69,6 +69,7 @@ class ServerPath final : public ServerLaneOwner {
 
   [[nodiscard]] const proto::ConnReq& request() const { return request_; }
   [[nodiscard]] const std::string& peer() const { return peer_; }
+  [[nodiscard]] std::int64_t begun_ns() const { return begun_ns_; }
   [[nodiscard]] bool connecting() const { return state_ == State::kConnecting; }
   // Has chunks, or is just being given them.
   [[nodiscard]] bool granted() const { return state_ == State::kGranting || up(); }
@@ -112,6 +113,7 @@ class ServerPath final : public ServerLaneOwner {
   const std::vector<Port*>& ports_;
   const std::vector<std::uint32_t> reactors_;
   ServerPathOwner& owner_;
+  const std::int64_t begun_ns_;
 
   State state_ = State::kConnecting;
   bool in_handshake_ = true;

@@ -93,6 +93,7 @@ class HostileTest : public testing::Test {
       return true;
     }));
     connections_.clear();
+    held_.clear();
     listener_.reset();
     region_.reset();
     poller_.reset();
@@ -106,7 +107,11 @@ class HostileTest : public testing::Test {
     completions.insert(completions.end(), batch.begin(), batch.begin() + count);
     CmEvent event;
     while (poller_->PollEvents({&event, 1}) == 1) {
-      if (event.kind == CmEvent::Kind::kIncoming) Accept(*event.incoming);
+      if (event.kind == CmEvent::Kind::kIncoming && hold_) {
+        held_.push_back(std::move(event.incoming));
+      } else if (event.kind == CmEvent::Kind::kIncoming) {
+        Accept(*event.incoming);
+      }
       if (event.kind == CmEvent::Kind::kEstablished) ++established;
       if (event.kind == CmEvent::Kind::kDisconnected) ++disconnected;
       event.incoming.reset();
@@ -170,6 +175,8 @@ class HostileTest : public testing::Test {
   std::unique_ptr<fabric::Region> region_;
   std::unique_ptr<fabric::Listener> listener_;
   std::vector<std::unique_ptr<fabric::Connection>> connections_;
+  bool hold_ = false;  // Requests are kept without an answer, as those that wait for the fence.
+  std::vector<std::unique_ptr<fabric::Incoming>> held_;
   std::vector<fabric::Completion> completions;
   std::vector<std::string> log;
   int established = 0;
@@ -232,6 +239,18 @@ TEST_F(HostileTest, ACrowdOfSilentStrangersIsLimitedAndKeepsNobodyOut) {
   }
   EXPECT_GT(inside, 0u);
   EXPECT_LE(inside, 128u);
+}
+
+TEST_F(HostileTest, RequestsThatTheEngineKeepsWaitingTakeNobodysPlace) {
+  hold_ = true;
+  std::vector<std::unique_ptr<Stranger>> crowd;
+  for (std::size_t count = 1; count <= 200; ++count) {
+    crowd.push_back(Call());
+    crowd.back()->Say(proto::tcp::MakeGreeting(GreetingKind::kConnect, 0));
+    ASSERT_TRUE(Until([&] { return held_.size() == count; })) << count;
+  }
+  hold_ = false;
+  ExpectTheDoorStillOpens();
 }
 
 TEST_F(HostileTest, AMalformedFrameIsRefusedAndCostsOnlyItsConnection) {

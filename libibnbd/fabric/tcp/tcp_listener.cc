@@ -20,52 +20,46 @@ constexpr std::int64_t kHandshakeNsMax = 10 * kNsPerSecond;
 constexpr std::int64_t kRetryFullNs = 10 * kNsPerMs;    // All places are taken.
 constexpr std::int64_t kRetryErrorNs = 100 * kNsPerMs;  // Out of descriptors or memory.
 
-class TcpIncoming final : public fabric::Incoming {
- public:
-  TcpIncoming(UniqueFd fd, std::span<const std::byte> private_data, OpenCount open_count)
-      : fd_(std::move(fd)),
-        private_data_(private_data.begin(), private_data.end()),
-        open_count_(std::move(open_count)),
-        local_address_(LocalAddressOf(fd_.get())),
-        peer_address_(PeerAddressOf(fd_.get())) {}
-  ~TcpIncoming() override {
-    if (fd_.valid()) Reject({});
-    open_count_->fetch_sub(1, std::memory_order_relaxed);
-  }
-  std::span<const std::byte> private_data() const override { return private_data_; }
-  SocketAddress local_address() const override { return local_address_; }
-  SocketAddress peer_address() const override { return peer_address_; }
-
-  absl::StatusOr<std::unique_ptr<fabric::Connection>> Accept(
-      fabric::Poller& owner, const fabric::ConnectionOptions& options,
-      std::span<const std::byte> private_data) override {
-    CHECK(fd_.valid());
-    auto& poller = static_cast<TcpPoller&>(owner);
-    ASSIGN_OR_RETURN(const fabric::Limits limits, TcpConnection::Grant(options.limits));
-    auto connection =
-        std::make_unique<TcpConnection>(poller, std::move(fd_), limits, options.context);
-    connection->StartPassive(options, private_data);
-    return connection;
-  }
-
-  void Reject(std::span<const std::byte> private_data) override {
-    CHECK(fd_.valid());
-    OutgoingGreeting greeting;
-    greeting.Set(proto::tcp::GreetingKind::kReject, private_data);
-    // Nothing was sent before, so this fits into the socket's buffer or the peer is gone.
-    (void)::send(fd_.get(), greeting.bytes.data(), greeting.size, MSG_NOSIGNAL | MSG_DONTWAIT);
-    fd_.Reset();
-  }
-
- private:
-  UniqueFd fd_;
-  const std::vector<std::byte> private_data_;
-  const OpenCount open_count_;
-  const SocketAddress local_address_;
-  const SocketAddress peer_address_;
-};
-
 }  // namespace
+
+// --- TcpIncoming ---
+
+TcpIncoming::TcpIncoming(UniqueFd fd, std::span<const std::byte> private_data, OpenCount open_count)
+    : fd_(std::move(fd)),
+      private_data_(private_data.begin(), private_data.end()),
+      open_count_(std::move(open_count)),
+      local_address_(LocalAddressOf(fd_.get())),
+      peer_address_(PeerAddressOf(fd_.get())) {}
+
+TcpIncoming::~TcpIncoming() {
+  if (fd_.valid()) Reject({});
+  OnPolled();
+}
+
+void TcpIncoming::OnPolled() {
+  if (open_count_ != nullptr) --*std::exchange(open_count_, nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<fabric::Connection>> TcpIncoming::Accept(
+    fabric::Poller& owner, const fabric::ConnectionOptions& options,
+    std::span<const std::byte> private_data) {
+  CHECK(fd_.valid());
+  auto& poller = static_cast<TcpPoller&>(owner);
+  ASSIGN_OR_RETURN(const fabric::Limits limits, TcpConnection::Grant(options.limits));
+  auto connection =
+      std::make_unique<TcpConnection>(poller, std::move(fd_), limits, options.context);
+  connection->StartPassive(options, private_data);
+  return connection;
+}
+
+void TcpIncoming::Reject(std::span<const std::byte> private_data) {
+  CHECK(fd_.valid());
+  OutgoingGreeting greeting;
+  greeting.Set(proto::tcp::GreetingKind::kReject, private_data);
+  // Nothing was sent before, so this fits into the socket's buffer or the peer is gone.
+  (void)::send(fd_.get(), greeting.bytes.data(), greeting.size, MSG_NOSIGNAL | MSG_DONTWAIT);
+  fd_.Reset();
+}
 
 // --- TcpHandshake ---
 
@@ -126,13 +120,13 @@ TcpAcceptor::TcpAcceptor(TcpPoller& poller, UniqueFd fd, std::uint64_t context)
       context_(context),
       op_(*this, &TcpAcceptor::OnAcceptCqe),
       retry_timer_(poller.reactor().timers(), [this] { Arm(); }),
-      open_count_(std::make_shared<std::atomic<std::uint32_t>>(0)) {
+      open_count_(std::make_shared<std::uint32_t>(0)) {
   Arm();
 }
 
 void TcpAcceptor::Arm() {
   if (stopping_ || op_.armed()) return;
-  if (open_count_->load(std::memory_order_relaxed) >= kOpenMax) {
+  if (*open_count_ >= kOpenMax) {
     // Whoever has been silent for longest makes room: a crowd that says nothing keeps nobody out.
     if (!handshakes_.empty()) handshakes_.front()->Abort();
     retry_timer_.ArmAfter(kRetryFullNs);
@@ -151,7 +145,7 @@ void TcpAcceptor::OnAcceptCqe(int result, std::uint32_t) {
   }
   if (result >= 0) {
     SetNoDelay(fd.get());
-    open_count_->fetch_add(1, std::memory_order_relaxed);
+    ++*open_count_;
     handshakes_.push_back(std::make_unique<TcpHandshake>(*this, poller_, std::move(fd)));
     handshakes_.back()->Start();
     Arm();
@@ -175,7 +169,7 @@ void TcpAcceptor::OnHandshakeEnd(TcpHandshake& handshake, UniqueFd fd,
     event.incoming = std::make_unique<TcpIncoming>(std::move(fd), private_data, open_count_);
     poller_.PushEvent(std::move(event));
   } else {
-    open_count_->fetch_sub(1, std::memory_order_relaxed);
+    --*open_count_;
   }
   std::erase_if(handshakes_, [&](const auto& entry) { return entry.get() == &handshake; });
   if (stopping_) {

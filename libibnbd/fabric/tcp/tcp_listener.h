@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The passive side's way to a connection: a listening socket, the strangers that are still saying
 // their greeting (few, and not for long), and the connection requests that the engine has not
-// answered. On the thread of the poller that listens, except that an Incoming may be accepted
+// seen. On the thread of the poller that listens, except that an Incoming may be accepted
 // elsewhere.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -18,11 +17,35 @@
 
 namespace ibnbd::tcp {
 
-// How many strangers and unanswered requests a listener holds; shared with requests on their way
-// through other threads.
-using OpenCount = std::shared_ptr<std::atomic<std::uint32_t>>;
+// How many strangers, and requests that nobody has polled, a listener holds.  A request that was
+// polled is the engine's, which has limits of its own: one that it keeps waiting takes nobody's
+// place.
+using OpenCount = std::shared_ptr<std::uint32_t>;
 
 class TcpAcceptor;
+
+// A connection request: the greeting is complete, the answer is the engine's.
+class TcpIncoming final : public fabric::Incoming {
+ public:
+  TcpIncoming(UniqueFd fd, std::span<const std::byte> private_data, OpenCount open_count);
+  ~TcpIncoming() override;
+  // For the poller: it leaves the listener's places.
+  void OnPolled();
+  std::span<const std::byte> private_data() const override { return private_data_; }
+  SocketAddress local_address() const override { return local_address_; }
+  SocketAddress peer_address() const override { return peer_address_; }
+  absl::StatusOr<std::unique_ptr<fabric::Connection>> Accept(
+      fabric::Poller& owner, const fabric::ConnectionOptions& options,
+      std::span<const std::byte> private_data) override;
+  void Reject(std::span<const std::byte> private_data) override;
+
+ private:
+  UniqueFd fd_;
+  const std::vector<std::byte> private_data_;
+  OpenCount open_count_;  // Null once it was polled.
+  const SocketAddress local_address_;
+  const SocketAddress peer_address_;
+};
 
 // One stranger until its greeting is complete.
 class TcpHandshake {

@@ -54,6 +54,7 @@ std::size_t TcpPoller::PollEvents(std::span<fabric::CmEvent> out) {
     if (event.connection != nullptr) {
       static_cast<TcpConnection*>(event.connection)->OnEventPolled(event.kind);
     }
+    if (event.incoming != nullptr) static_cast<TcpIncoming*>(event.incoming.get())->OnPolled();
   }
   return count;
 }
