@@ -15,6 +15,8 @@ namespace ibnbd::rnbd {
 namespace {
 
 constexpr std::int64_t kRetryNs = kNsPerSecond;
+constexpr std::int64_t kFirstOpenRetryNs = 100 * kNsPerMs;
+constexpr std::int64_t kFirstOpenRetryNsMax = 2 * kNsPerSecond;
 
 proto::AccessMode WireMode(AccessMode mode) {
   switch (mode) {
@@ -40,7 +42,7 @@ absl::Status OpenRefusal(const std::string& name, AccessMode mode, int error) {
   const absl::Status status = ErrnoStatus(error, absl::StrCat("open ", name));
   if (error != -EPERM || mode == AccessMode::kReadOnly) return status;
   return absl::PermissionDeniedError(absl::StrCat(
-      status.message(), " (for writing: it may be read-only, or another client writes it)"));
+      status.message(), " (for writing: another client writes it, or it may not be written)"));
 }
 
 }  // namespace
@@ -93,7 +95,7 @@ void DeviceImpl::StartOpen() {
 void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
   open_in_flight_ = false;
   if (!ready_ || error == -ECONNABORTED || error == -ENOTCONN) return;  // OnReady() comes again.
-  if (error != 0 && gone_) return;
+  if (error != 0 && (gone_ || RetryFirstOpen(error))) return;
   if (error != 0) return OnOpenRefused(OpenRefusal(name_, mode_, error));
   proto::OpenRsp answer;
   const char* reason = proto::DecodeOpenRsp(reply, &answer);
@@ -216,6 +218,21 @@ void DeviceImpl::OnOpen() {
   reason_.clear();
   if (open_done_ == nullptr) return;
   std::exchange(open_done_, nullptr)(this);
+}
+
+// Who was killed and started again may meet its own past: the server lets go of the writer when the
+// last IO of the old session has ended (EPERM), of a handle that is being closed a little later
+// (EBUSY).
+bool DeviceImpl::RetryFirstOpen(int error) {
+  const bool may_pass = error == -EBUSY || (error == -EPERM && mode_ != AccessMode::kReadOnly);
+  if (open_done_ == nullptr || !may_pass) return false;
+  const std::int64_t now_ns = context_.control.reactor().now_ns();
+  if (refused_since_ns_ < 0) refused_since_ns_ = now_ns;
+  if (now_ns - refused_since_ns_ >= kFirstOpenRetryNsMax) return false;
+  SIM_MARK("client: first open tried again");
+  reason_ = std::string(OpenRefusal(name_, mode_, error).message());
+  retry_timer_.ArmAfter(kFirstOpenRetryNs);
+  return true;
 }
 
 void DeviceImpl::OnOpenRefused(const absl::Status& why) {

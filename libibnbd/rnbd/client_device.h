@@ -28,6 +28,8 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
     std::uint32_t io_parts_max;
     // The device is closed or could not be opened: forget it.
     std::function<void(DeviceImpl&)> on_gone;
+    // Another handle of the same name uses this device of the server: it must not be closed yet.
+    std::function<bool(const DeviceImpl&, std::uint32_t device_id)> others_use;
   };
 
   DeviceImpl(const Context& context, std::string name, AccessMode mode, const LossPolicy& policy,
@@ -38,6 +40,10 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   DeviceQueue& queue(std::size_t lane) override { return *queues_.at(lane); }
   [[nodiscard]] DeviceState state() const override { return state_; }
   [[nodiscard]] std::string state_reason() const override { return reason_; }
+
+  [[nodiscard]] bool UsesServerDevice(std::uint32_t device_id) const {
+    return has_device_id_ && device_id_ == device_id;
+  }
 
   // The session is up and SESS_INFO is exchanged.
   void OnReady();
@@ -54,6 +60,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   absl::Status CheckIdentity(const DeviceInfo& found) const;
   void OnFirstOpen();
   void OnOpen();
+  bool RetryFirstOpen(int error);
   void OnOpenRefused(const absl::Status& why);
   void OnNotOpen(std::uint32_t generation);
   void Hold(std::string reason);
@@ -86,6 +93,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   bool has_device_id_ = false;  // The server has it open for us.
   bool gone_ = false;
   std::int64_t lost_at_ns_ = -1;  // Since when IOs are held; -1: they are not.
+  std::int64_t refused_since_ns_ = -1;  // The first open; -1: it was not.
   Timer retry_timer_;
   Timer loss_timer_;
   // Closing.

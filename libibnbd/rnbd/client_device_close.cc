@@ -42,6 +42,7 @@ void DeviceImpl::StartClose() {
 }
 
 void DeviceImpl::SendClose(std::uint32_t device_id, std::function<void()> done) {
+  if (context_.others_use(*this, device_id)) return done();
   proto::Close close;
   close.device_id = proto::le32(device_id);
   context_.calls.Start(absl::StrCat("CLOSE ", name_), proto::AsBytes(close), 0,

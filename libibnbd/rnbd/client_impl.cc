@@ -94,8 +94,14 @@ void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const Lo
     Later([done = std::move(done), status] { done(status); });
     return;
   }
-  const DeviceImpl::Context context{control_, *session_, *calls_, options_.io_parts_max,
-                                    [this](DeviceImpl& device) { OnDeviceGone(device); }};
+  const DeviceImpl::Context context{control_,
+                                    *session_,
+                                    *calls_,
+                                    options_.io_parts_max,
+                                    [this](DeviceImpl& device) { OnDeviceGone(device); },
+                                    [this](const DeviceImpl& device, std::uint32_t device_id) {
+                                      return OthersUse(device, device_id);
+                                    }};
   // The name that users know: with the address of the server.
   devices_.push_back(std::make_shared<DeviceImpl>(
       context, name, mode, policy,
@@ -110,6 +116,12 @@ void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const Lo
 void Client::Impl::OnDeviceGone(DeviceImpl& device) {
   std::erase_if(devices_, [&device](const auto& entry) { return entry.get() == &device; });
   if (state_ == State::kClosingDevices && devices_.empty()) CloseSession();
+}
+
+bool Client::Impl::OthersUse(const DeviceImpl& device, std::uint32_t device_id) const {
+  return std::any_of(devices_.begin(), devices_.end(), [&](const auto& other) {
+    return other.get() != &device && other->UsesServerDevice(device_id);
+  });
 }
 
 absl::Status Client::Impl::NotReady(absl::string_view what) const {

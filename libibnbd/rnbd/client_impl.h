@@ -56,6 +56,7 @@ class Client::Impl {
   void OnListReply(std::uint32_t start_index, const std::shared_ptr<ListState>& list, int error,
                    std::span<const std::byte> reply);
   void OnDeviceGone(DeviceImpl& device);
+  [[nodiscard]] bool OthersUse(const DeviceImpl& device, std::uint32_t device_id) const;
   void CloseSession();
   // Runs `f` in a later turn: callbacks never come from inside the call.
   template <class F>

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/status_macros.h"
+#include "fabric/sim/marks.h"
 #include "gmock/gmock.h"
 #include "tests/support/client_world.h"
 
@@ -431,6 +432,53 @@ TEST_F(ClientTest, ASecondWriterIsRefusedUntilTheFirstHasClosed) {
   EXPECT_THAT(std::string(refused.status().message()), testing::HasSubstr("another client writes"));
   client_.CloseDevice(device, kNsPerSecond);
   EXPECT_TRUE(other.Open("vol0").ok());
+}
+
+// The writer was killed and is still being drained: its successor need not care.
+TEST_F(ClientTest, AWriterThatIsLetGoSoonIsWaitedForAtTheFirstOpen) {
+  Device* device = StartAndOpen();
+  ClientNode other(world_, "other");
+  other.options().session.seed = 8;
+  ASSERT_TRUE(other.Start(node_.address()).ok());
+  bool answered = false;
+  absl::Status status;
+  other.client().OpenDevice("vol0", AccessMode::kReadWrite, {},
+                            [&](const absl::StatusOr<Device*>& result) {
+                              answered = true;
+                              status = result.status();
+                            });
+  world_.RunFor(1500 * kNsPerMs);
+  EXPECT_FALSE(answered);
+  client_.CloseDevice(device, kNsPerSecond);
+  EXPECT_TRUE(world_.RunUntil([&] { return answered; }, 200 * kNsPerMs));
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(ClientTest, TwoHandlesOfOneNameAreClosedOneByOne) {
+  Device* first = StartAndOpen();
+  const auto second = client_.Open("vol0");
+  ASSERT_TRUE(second.ok()) << second.status();
+  const sim::Marks marks;
+  client_.CloseDevice(first, kNsPerSecond);
+  const auto write = client_.Make(IoOp::kWrite, 0, 4096);
+  EXPECT_EQ(client_.Run(**second, *write), 0);
+  EXPECT_EQ(marks.count("client: server closed the device"), 0u);
+  EXPECT_EQ(node_.exports().Find("", "vol0").value()->writer_count, 1u);
+  client_.CloseDevice(*second, kNsPerSecond);
+  EXPECT_EQ(node_.exports().Find("", "vol0").value()->writer_count, 0u);
+}
+
+// One is being closed while the other is being opened: whoever comes first, it ends well.
+TEST_F(ClientTest, AHandleIsOpenedWhileAnotherOfItsNameIsClosed) {
+  Device* first = StartAndOpen();
+  bool closed = false;
+  client_.client().CloseDevice(first, kNsPerSecond, [&] { closed = true; });
+  world_.RunFor(kNsPerUs);
+  const auto second = client_.Open("vol0");
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_TRUE(world_.RunUntil([&] { return closed; }, kNsPerSecond));
+  const auto write = client_.Make(IoOp::kWrite, 0, 4096);
+  EXPECT_EQ(client_.Run(**second, *write), 0);
 }
 
 }  // namespace

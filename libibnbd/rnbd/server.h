@@ -49,8 +49,8 @@ struct ServerOptions {
   std::uint64_t chunk_memory_max = std::uint64_t{4}
                                    << 30;  // Over all sessions; more are refused (ENOMEM).
   std::uint32_t handshakes_max = 256;      // Clients between their first connect and INFO_REQ.
-  std::int64_t handshake_timeout_ns = 30 * kNsPerSecond;  // From the first connect to INFO_REQ.
   std::uint32_t handshake_connections_max = 512;  // Theirs; at least connections_per_session_max.
+  std::int64_t handshake_timeout_ns = 30 * kNsPerSecond;  // From the first connect to INFO_REQ.
   std::int64_t heartbeat_interval_ns = 5 * kNsPerSecond;
   std::uint32_t heartbeat_missed_max = 5;
 };

@@ -20,7 +20,7 @@ namespace ibnbd::rnbd {
     ++exported.reader_count;
     return 0;
   }
-  if (exported.read_only || exported.backend->geometry().read_only) return -EPERM;
+  if (exported.read_only || exported.backend->geometry().read_only) return -EROFS;
   const std::uint32_t writers_max = mode == proto::AccessMode::kMigration ? 2 : 1;
   if (exported.writer_count >= writers_max) return -EPERM;
   ++exported.writer_count;

@@ -105,9 +105,9 @@ int ServerSession::OnOpen(IoRequest& request) {
   const std::size_t room = request.rtrs::ServerRequest::data().size();
   if (reason != nullptr || !request.is_read() || room < sizeof(proto::OpenRsp)) return -EINVAL;
   const std::string name(proto::NameOf(open.dev_name));
+  ForgetRevoked(name);
   for (auto device = devices_.begin(); device != devices_.end(); ++device) {
     if (device->second.name != name || device->second.state == Device::State::kRevoked) continue;
-  ForgetRevoked(name);
     return Reopen(device, open.access_mode, request);
   }
   return StartOpen(name, open.access_mode, request);

@@ -136,7 +136,7 @@ TEST_F(ServerTest, WritesOnAReadOnlyDeviceAreRefusedByTheServer) {
   RawClient& client = AddClient(1);
   ASSERT_TRUE(client.Open(2, "a"));
   proto::OpenRsp opened;
-  EXPECT_EQ(client.OpenDevice("ro", AccessMode::kReadWrite, &opened), -EPERM);
+  EXPECT_EQ(client.OpenDevice("ro", AccessMode::kReadWrite, &opened), -EROFS);
   ASSERT_EQ(client.OpenDevice("ro", AccessMode::kReadOnly, &opened), 0);
   EXPECT_EQ(opened.max_discard_sectors.get(), 0u);
   ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadOnly, &opened), 0);
