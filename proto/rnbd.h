@@ -71,12 +71,19 @@ static_assert(kIsWireStruct<RnbdHeader> && sizeof(RnbdHeader) == 4);
   return {.type = le16(static_cast<std::uint16_t>(type))};
 }
 
+// Which life of the server's machine answers: it changes exactly when what was acknowledged and not
+// flushed may have been lost.  All zero: not known.
+using InstanceId = std::array<std::uint8_t, 16>;
+
 struct SessInfo {  // The response is the same, with another type.
   RnbdHeader header = HeaderOf(RnbdType::kSessInfo);
   std::uint8_t ver = kRnbdMajor;
-  std::array<std::uint8_t, 31> reserved{};
+  std::array<std::uint8_t, 3> reserved1{};
+  InstanceId instance_id{};  // Extension; the response only.
+  std::array<std::uint8_t, 12> reserved2{};
 };
 static_assert(kIsWireStruct<SessInfo> && sizeof(SessInfo) == 36 && offsetof(SessInfo, ver) == 4);
+static_assert(offsetof(SessInfo, instance_id) == 8);
 
 struct Open {
   RnbdHeader header = HeaderOf(RnbdType::kOpen);

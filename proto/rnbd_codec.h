@@ -28,10 +28,13 @@ namespace internal {
   return nullptr;
 }
 
-// What a server answers: the lower of both versions.
-[[nodiscard]] inline SessInfo MakeSessInfoRsp(const SessInfo& request) {
+// What a server answers: the lower of both versions.  `instance_id`: to peers that announce
+// kRtrsMinorIbnbd only.
+[[nodiscard]] inline SessInfo MakeSessInfoRsp(const SessInfo& request,
+                                              const InstanceId& instance_id = {}) {
   return {.header = HeaderOf(RnbdType::kSessInfoRsp),
-          .ver = request.ver < kRnbdMajor ? request.ver : kRnbdMajor};
+          .ver = request.ver < kRnbdMajor ? request.ver : kRnbdMajor,
+          .instance_id = instance_id};
 }
 
 [[nodiscard]] inline const char* DecodeSessInfoRsp(std::span<const std::byte> in, SessInfo* out) {

@@ -42,6 +42,17 @@ TEST(Rnbd, SessInfoMatchesTheExample) {
   EXPECT_STREQ(DecodeSessInfoRsp(Golden("sess_info_rsp"), &decoded), nullptr);
 }
 
+TEST(Rnbd, TheInstanceOfTheServerStandsInTheAnswerAndIsZeroFromAKernel) {
+  InstanceId id{};
+  for (std::size_t i = 0; i < id.size(); ++i) id[i] = static_cast<std::uint8_t>(0x10 + i);
+  EXPECT_EQ(ToBytes(AsBytes(MakeSessInfoRsp({}, id))), Golden("sess_info_rsp_instance"));
+  SessInfo decoded;
+  ASSERT_STREQ(DecodeSessInfoRsp(Golden("sess_info_rsp_instance"), &decoded), nullptr);
+  EXPECT_EQ(decoded.instance_id, id);
+  ASSERT_STREQ(DecodeSessInfoRsp(Golden("sess_info_rsp"), &decoded), nullptr);
+  EXPECT_EQ(decoded.instance_id, InstanceId{});
+}
+
 TEST(Rnbd, TheLowerOfBothVersionsIsSpoken) {
   SessInfo request;
   request.ver = 1;

@@ -49,6 +49,7 @@ def rnbd_seeds():
 
     yield "sess_info", seed(golden("sess_info_request")[:36])
     yield "sess_info_rsp", seed(golden("sess_info_rsp"))
+    yield "sess_info_rsp_instance", seed(golden("sess_info_rsp_instance"))
     yield "open", seed(golden("open_request")[:264])
     yield "open_rsp", seed(golden("open_rsp"))
     yield "close", seed(golden("close_request")[:8])
