@@ -10,6 +10,11 @@
 //   C3  An IO larger than what one chunk carries is split; it completes when all parts have, with
 //       the first error.  Nothing is promised about the order of parts.
 //   C4  Close() ends within its deadline in every state of the network.
+//   C5  A flush, or the flush in front of a write with `preflush`, that succeeds covers every IO
+//   that
+//       had completed when it was submitted, on any lane.  If the server's machine has lost power
+//       since and such IOs may be gone, the next one on each lane, and every one that was waiting,
+//       fails with -EIO; those submitted later do not.  Only our own servers tell.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +53,8 @@ class Io : public ListHook {
     std::uint32_t parts_out = 0;  // Parts posted and not yet answered.
     int error = 0;                // The first one.
     std::uint8_t phase = 0;
-    bool lost = false;  // A part did not come back: all is to be issued again.
+    bool lost = false;        // A part did not come back: all is to be issued again.
+    bool spans_loss = false;  // It would cover writes that may be gone: it fails (C5).
   };
 
  protected:

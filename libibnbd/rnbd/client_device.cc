@@ -191,6 +191,7 @@ absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
 }
 
 void DeviceImpl::OnFirstOpen() {
+  ledger_ = std::make_shared<WriteLedger>(context_.session.lane_count());
   for (std::size_t i = 0; i < context_.session.lane_count(); ++i) {
     rtrs::ClientLane& lane = context_.session.lane(i);
     auto on_not_open = [weak = weak_from_this(),
@@ -200,17 +201,39 @@ void DeviceImpl::OnFirstOpen() {
       });
     };
     queues_.push_back(std::make_unique<DeviceQueueImpl>(lane, info_, context_.io_parts_max,
+                                                        DeviceQueueImpl::LedgerShare{ledger_, i},
                                                         std::move(on_not_open)));
   }
   PostToQueues([](DeviceQueueImpl& queue) { queue.Attach(); });
+}
+
+// Whether this is the machine that knows what we wrote last, and if not, what it may have lost.
+DeviceQueueImpl::Opened DeviceImpl::TakeInstance() {
+  const proto::InstanceId& now = context_.server_instance;
+  const proto::InstanceId unknown{};
+  DeviceQueueImpl::Opened opened;
+  opened.restart = now == unknown || now != instance_;
+  if (now == unknown) return opened;
+  const bool power_lost = instance_ != unknown && now != instance_;
+  instance_ = now;
+  if (!power_lost) return opened;
+  const std::uint64_t lost = ledger_->TakeUnflushed();
+  opened.writes_lost = lost > 0;
+  if (opened.writes_lost) {
+    LOG_WARN("volume ", name_, ": server restarted its machine: ", lost,
+             " acknowledged writes since the last flush may be lost; the next flush fails");
+  }
+  return opened;
 }
 
 void DeviceImpl::OnOpen() {
   ++generation_;
   lost_at_ns_ = -1;
   loss_timer_.Cancel();
-  const DeviceQueueImpl::Opened opened{generation_, device_id_,
-                                       context_.session.limits().peer_is_ibnbd};
+  DeviceQueueImpl::Opened opened = TakeInstance();
+  opened.generation = generation_;
+  opened.device_id = device_id_;
+  opened.preflush_flag = context_.session.limits().peer_is_ibnbd;
   PostToQueues([opened](DeviceQueueImpl& queue) { queue.SetOpen(opened); });
   if (state_ == DeviceState::kClosing) return;
   LOG_INFO(Name(), " open, ", info_.size_bytes, " bytes, block ", info_.logical_block_size);

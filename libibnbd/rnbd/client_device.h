@@ -15,6 +15,7 @@
 #include "rnbd/client.h"
 #include "rnbd/client_calls.h"
 #include "rnbd/client_device_queue.h"
+#include "rnbd/client_ledger.h"
 
 namespace ibnbd::rnbd {
 
@@ -25,6 +26,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
     rtrs::Port& control;
     rtrs::ClientSession& session;
     ControlCalls& calls;
+    const proto::InstanceId& server_instance;  // As SESS_INFO said last; zero: not known.
     std::uint32_t io_parts_max;
     // The device is closed or could not be opened: forget it.
     std::function<void(DeviceImpl&)> on_gone;
@@ -59,6 +61,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   absl::Status TakeReply(const proto::OpenRsp& reply, DeviceInfo* info) const;
   absl::Status CheckIdentity(const DeviceInfo& found) const;
   void OnFirstOpen();
+  DeviceQueueImpl::Opened TakeInstance();
   void OnOpen();
   bool RetryFirstOpen(int error);
   void OnOpenRefused(const absl::Status& why);
@@ -86,6 +89,8 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   std::string reason_ = "waits for the session";
   DeviceInfo info_;
   std::vector<std::unique_ptr<DeviceQueueImpl>> queues_;
+  std::shared_ptr<WriteLedger> ledger_;  // The queues' too.
+  proto::InstanceId instance_{};         // The last known one that had us open.
   std::uint32_t generation_ = 0;
   std::uint32_t device_id_ = 0;
   bool ready_ = false;  // Of the session, as OnReady() and OnSessionDown() told.

@@ -8,9 +8,13 @@
 namespace ibnbd::rnbd {
 
 DeviceQueueImpl::DeviceQueueImpl(rtrs::ClientLane& lane, const DeviceInfo& info,
-                                 std::uint32_t io_parts_max,
+                                 std::uint32_t io_parts_max, LedgerShare ledger,
                                  std::function<void(std::uint32_t)> on_not_open)
-    : lane_(lane), info_(info), on_not_open_(std::move(on_not_open)), parts_(io_parts_max) {}
+    : lane_(lane),
+      info_(info),
+      on_not_open_(std::move(on_not_open)),
+      ledger_(std::move(ledger)),
+      parts_(io_parts_max) {}
 
 DeviceQueueImpl::~DeviceQueueImpl() { CHECK(!attached_); }
 
@@ -43,10 +47,17 @@ void DeviceQueueImpl::SetOpen(const Opened& opened) {
   if (state_ == State::kCancelled) return;
   opened_ = opened;
   state_ = State::kOpen;
+  loss_to_report_ |= opened.writes_lost;
   // What has not begun begins anew: whether a flag may stand for a flush may have changed.
   ios_.ForEach([this](Io& io) {
-    const Io::Progress& state = progress(io);
-    if (state.parts_out == 0 && state.phase != kPostflush && state.issued == 0) Begin(io);
+    Io::Progress& state = progress(io);
+    if (opened_.writes_lost && IsBarrier(io)) state.spans_loss = true;
+    const bool not_begun = state.phase != kPostflush && state.issued == 0;
+    if (state.parts_out > 0) {
+      state.lost |= opened_.restart;
+    } else if (not_begun || opened_.restart) {
+      Begin(io);
+    }
   });
   Rewind();
   Issue();

@@ -18,6 +18,7 @@
 #include "base/slot_pool.h"
 #include "proto/rnbd.h"
 #include "rnbd/client.h"
+#include "rnbd/client_ledger.h"
 #include "rtrs/client_lane.h"
 #include "rtrs/port.h"
 
@@ -30,12 +31,21 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
     std::uint32_t generation = 0;  // Counts opens; parts carry the one they were made under.
     std::uint32_t device_id = 0;
     bool preflush_flag = false;  // The server understands F_PREFLUSH.
+    // The server's machine may not be the one that acknowledged parts before: an IO of which some
+    // are done must not count on them.
+    bool restart = false;
+    bool writes_lost = false;  // It is not, and completed writes may be gone (C5).
+  };
+  // The device's ledger, and which of its lanes this queue is.
+  struct LedgerShare {
+    std::shared_ptr<WriteLedger> ledger;
+    std::size_t lane = 0;
   };
 
   // `on_not_open(generation)` is called, on the lane's thread, when the server says that it does
   // not have the device open.
   DeviceQueueImpl(rtrs::ClientLane& lane, const DeviceInfo& info, std::uint32_t io_parts_max,
-                  std::function<void(std::uint32_t)> on_not_open);
+                  LedgerShare ledger, std::function<void(std::uint32_t)> on_not_open);
   ~DeviceQueueImpl() override;  // Requires: TearDown() was called, or Attach() never.
 
   int Submit(Io& io) override;
@@ -72,6 +82,8 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
     Io* io = nullptr;
     std::uint32_t index = 0;
     std::uint32_t generation = 0;
+    bool flushes = false;
+    std::uint64_t covered = 0;  // If it flushes: the ledger's sum when it was made.
     proto::Io io_message;
   };
 
@@ -85,11 +97,14 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
   [[nodiscard]] bool NeedsPreflush(const Io& io) const;
   [[nodiscard]] bool NeedsPostflush(const Io& io) const;
   [[nodiscard]] bool WantsPart(Io& io) const;
+  [[nodiscard]] bool IsBarrier(const Io& io) const;
+  void BeginNew(Io& io) const;
   void Begin(Io& io) const;
   void Issue();
   void IssuePart(Io& io);
   void FillData(Part& part, Io& io);
   void FillFlush(Part& part);
+  void ReportLoss(Io& io);
   void OnPartDone(Part& part, int error);
   void NoteLoss(std::uint32_t generation, int error);
   void Settle(Io& io);
@@ -103,6 +118,8 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
   const std::function<void(std::uint32_t)> on_not_open_;
   State state_ = State::kHeld;
   Opened opened_;
+  const LedgerShare ledger_;
+  bool loss_to_report_ = false;  // Completed writes may be gone, and nobody on this lane knows yet.
   bool attached_ = false;
   std::uint64_t context_ = 0;
   SlotPool<Part> parts_;

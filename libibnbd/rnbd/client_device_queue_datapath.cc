@@ -49,7 +49,7 @@ int DeviceQueueImpl::Submit(Io& io) {
   if (error != 0) [[unlikely]] {
     return error;
   }
-  Begin(io);
+  BeginNew(io);
   ios_.PushBack(io);
   if (next_ == nullptr) next_ = &io;
   ++stats_.submitted;
@@ -125,10 +125,23 @@ bool DeviceQueueImpl::NeedsPostflush(const Io& io) const {
   return io.fua && info_.write_cache && !info_.fua;
 }
 
+// Its success says that what completed before is on the medium.
+bool DeviceQueueImpl::IsBarrier(const Io& io) const {
+  return info_.write_cache && (io.op == IoOp::kFlush || io.preflush);
+}
+
+void DeviceQueueImpl::BeginNew(Io& io) const {
+  progress(io).spans_loss = loss_to_report_ && IsBarrier(io);
+  Begin(io);
+}
+
 void DeviceQueueImpl::Begin(Io& io) const {
   Io::Progress& state = progress(io);
+  const bool spans_loss = state.spans_loss;
   state = Io::Progress{};
-  state.phase = NeedsPreflush(io) ? kPreflush : kData;
+  state.spans_loss = spans_loss;
+  // One that will fail flushes and writes nothing.
+  state.phase = spans_loss || NeedsPreflush(io) ? kPreflush : kData;
 }
 
 bool DeviceQueueImpl::WantsPart(Io& io) const {
@@ -156,6 +169,7 @@ void DeviceQueueImpl::IssuePart(Io& io) {
   part.io = &io;
   part.index = ref.index;
   part.generation = opened_.generation;
+  part.flushes = false;
   part.io_message = proto::Io{};
   part.io_message.device_id = proto::le32(opened_.device_id);
   if (progress(io).phase == kData && io.op != IoOp::kFlush) {
@@ -165,6 +179,7 @@ void DeviceQueueImpl::IssuePart(Io& io) {
     if (progress(io).phase == kData) progress(io).issued = 1;
   }
   part.message = proto::AsBytes(part.io_message);
+  if (part.flushes) part.covered = ledger_.ledger->WrittenSum();
   ++progress(io).parts_out;
   lane_.Submit(part);
 }
@@ -176,6 +191,7 @@ void DeviceQueueImpl::FillData(Part& part, Io& io) {
   if (io.fua && info_.fua) flags |= proto::kIoFua;
   if (io.preflush && info_.write_cache && state.phase == kData && !NeedsPreflush(io)) {
     flags |= proto::kIoPreflush;
+    part.flushes = true;
   }
   if (io.no_unmap) flags |= proto::kIoNoUnmap;
   part.io_message.sector = proto::le64((io.offset + state.issued) / proto::kSectorSize);
@@ -189,6 +205,7 @@ void DeviceQueueImpl::FillData(Part& part, Io& io) {
 }
 
 void DeviceQueueImpl::FillFlush(Part& part) {
+  part.flushes = true;
   part.io_message.sector = proto::le64(proto::kFlushSector);
   part.io_message.rw = proto::le32(static_cast<std::uint32_t>(proto::IoOp::kFlush) |
                                    proto::kIoSync | proto::kIoFua | proto::kIoPreflush);
@@ -199,7 +216,6 @@ void DeviceQueueImpl::FillFlush(Part& part) {
 void DeviceQueueImpl::OnPartDone(Part& part, int error) {
   Io& io = *part.io;
   const std::uint32_t generation = part.generation;
-  parts_.Release(part.index);
   Io::Progress& state = progress(io);
   --state.parts_out;
   if (error != 0) [[unlikely]] {
@@ -209,7 +225,10 @@ void DeviceQueueImpl::OnPartDone(Part& part, int error) {
     } else if (state.error == 0) {
       state.error = error;
     }
+  } else if (part.flushes) {
+    ledger_.ledger->OnFlushed(ledger_.lane, part.covered);
   }
+  parts_.Release(part.index);
   if (state.parts_out == 0) Settle(io);
   if (state_ == State::kOpen) Issue();
 }
@@ -233,6 +252,7 @@ void DeviceQueueImpl::Settle(Io& io) {
     return Rewind();
   }
   if (state.phase == kPreflush) {
+    if (state.spans_loss) return ReportLoss(io);
     state.phase = kData;
     Rewind();
   } else if (state.phase == kData && state.issued == TotalOf(io)) {
@@ -245,7 +265,17 @@ void DeviceQueueImpl::Settle(Io& io) {
   if (EndError() != 0) Complete(io, EndError());
 }
 
+// Once, as fsync(2) does; to all that were submitted before the first report.
+void DeviceQueueImpl::ReportLoss(Io& io) {
+  SIM_MARK("client: lost volatile data reported");
+  loss_to_report_ = false;
+  Complete(io, -EIO);
+}
+
 void DeviceQueueImpl::Complete(Io& io, int error) {
+  if (error == 0 && ChangesData(io.op) && !io.fua && info_.write_cache) {
+    ledger_.ledger->OnVolatileWrite(ledger_.lane);
+  }
   if (next_ == &io) next_ = ios_.Next(io);
   io.Unlink();
   --stats_.outstanding;

@@ -54,6 +54,7 @@ void Client::Impl::OnSessInfo(int error, std::span<const std::byte> reply) {
     return session_->ResetPath(ErrnoStatus(error, "SESS_INFO refused"));
   }
   if (reason != nullptr) return session_->ResetPath(absl::InternalError(reason));
+  server_instance_ = session_->limits().peer_is_ibnbd ? answer.instance_id : proto::InstanceId{};
   ready_ = true;
   if (on_ready_ != nullptr) std::exchange(on_ready_, nullptr)(absl::OkStatus());
   const auto devices = devices_;  // Callbacks may change it.
@@ -97,6 +98,7 @@ void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const Lo
   const DeviceImpl::Context context{control_,
                                     *session_,
                                     *calls_,
+                                    server_instance_,
                                     options_.io_parts_max,
                                     [this](DeviceImpl& device) { OnDeviceGone(device); },
                                     [this](const DeviceImpl& device, std::uint32_t device_id) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "proto/rnbd.h"
 #include "rnbd/client.h"
 #include "rnbd/client_calls.h"
 #include "rnbd/client_device.h"
@@ -73,6 +74,7 @@ class Client::Impl {
   State state_ = State::kIdle;
   bool ready_ = false;  // SESS_INFO is exchanged on this path.
   bool retry_ = false;
+  proto::InstanceId server_instance_{};  // Of the last SESS_INFO; zero: not known.
   absl::Status down_reason_;
   std::function<void(absl::Status)> on_ready_;  // Until the first time.
   absl::Status give_up_reason_;                 // on_ready_ gets it when everything is closed.

@@ -4,6 +4,7 @@
 // on reactor 0; connection i of a session on one of the reactors.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -53,6 +54,9 @@ struct ServerOptions {
   std::int64_t handshake_timeout_ns = 30 * kNsPerSecond;  // From the first connect to INFO_REQ.
   std::int64_t heartbeat_interval_ns = 5 * kNsPerSecond;
   std::uint32_t heartbeat_missed_max = 5;
+  // Changes exactly when what was acknowledged and not flushed may have been lost: with the boot of
+  // the machine, not with the process.  All zero: not known; then clients cannot tell.
+  std::array<std::uint8_t, 16> instance_id{};
 };
 
 struct ServerStats {

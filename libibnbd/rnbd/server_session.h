@@ -74,7 +74,7 @@ class ServerSession final : public ControlMessageHandler,
   };
   using Devices = std::map<std::uint32_t, Device>;
 
-  int OnSessInfo(IoRequest& request);
+  int OnSessInfo(IoRequest& request, bool peer_is_ibnbd);
   int OnOpen(IoRequest& request);
   int OnClose(IoRequest& request);
   int OnList(IoRequest& request);

@@ -76,7 +76,7 @@ void ServerSession::OnControlMessage(IoRequest& request, proto::RnbdType type, b
   int error = -EINVAL;  // 1: it will be answered later.
   switch (type) {
     case proto::RnbdType::kSessInfo:
-      error = OnSessInfo(request);
+      error = OnSessInfo(request, peer_is_ibnbd);
       break;
     case proto::RnbdType::kOpen:
       error = OnOpen(request);
@@ -93,10 +93,12 @@ void ServerSession::OnControlMessage(IoRequest& request, proto::RnbdType type, b
   if (error <= 0) request.Complete(error);
 }
 
-int ServerSession::OnSessInfo(IoRequest& request) {
+int ServerSession::OnSessInfo(IoRequest& request, bool peer_is_ibnbd) {
   proto::SessInfo info;
   if (proto::DecodeSessInfo(request.message(), &info) != nullptr) return -EINVAL;
-  return Answer(request, proto::MakeSessInfoRsp(info));
+  const proto::InstanceId instance =
+      peer_is_ibnbd ? context_.options->instance_id : proto::InstanceId{};
+  return Answer(request, proto::MakeSessInfoRsp(info, instance));
 }
 
 int ServerSession::OnOpen(IoRequest& request) {
