@@ -320,6 +320,24 @@ TEST_F(ServerTest, AReturningClientIsTurnedAwayWhenTheOldPathDoesNotEnd) {
   EXPECT_FALSE(after.links[0]->established);
 }
 
+// The client was killed and started again: its name may arrive before the news of its death.
+TEST_F(ServerTest, ANameThatIsFreedSoonIsWaitedFor) {
+  RawClient& before = AddClient(1);
+  ASSERT_TRUE(before.Open(2, "a"));
+  RawClient& after = AddClient(2);
+  ASSERT_TRUE(after.ConnectAll(2));
+  after.SendInfo("a");
+  world.RunFor(kNsPerSecond / 2);
+  EXPECT_FALSE(after.AnyGone());
+  EXPECT_FALSE(before.AnyGone());
+  before.Disconnect();
+  world.RunFor(kNsPerSecond);
+  EXPECT_FALSE(after.AnyGone());
+  EXPECT_EQ(server.server->stats().sessions, 1u);
+  EXPECT_EQ(marks.count("server: session name taken over"), 0u);
+  EXPECT_GT(marks.count("server: waited for a name"), 0u);
+}
+
 TEST_F(ServerTest, ASessionNameIsTakenOverOnlyFromADeadSession) {
   RawClient& first = AddClient(1);
   ASSERT_TRUE(first.Open(2, "host-a"));

@@ -8,6 +8,14 @@
 #include "base/status_macros.h"
 
 namespace ibnbd::rtrs {
+namespace {
+
+// A client that was killed and started again may say its name before we have heard of its death:
+// so long, and so often, a name that is taken is asked for again.
+constexpr std::int64_t kNameWaitNsMax = kNsPerSecond;
+constexpr std::int64_t kNameRetryNs = 50 * kNsPerMs;
+
+}  // namespace
 
 ServerPath::ServerPath(const ServerPathOptions& options, const proto::ConnReq& request,
                        std::string peer, const std::vector<Port*>& ports,
@@ -22,6 +30,7 @@ ServerPath::ServerPath(const ServerPathOptions& options, const proto::ConnReq& r
       lanes_(request.cid_num.get()),
       handshake_timer_(control().timers(),
                        [this] { Break("handshake took too long", Blame::kPeer); }),
+      name_timer_(control().timers(), [this] { JoinSession(); }),
       heartbeat_timer_(control().timers(), [this] { OnHeartbeatTick(); }),
       heartbeat_(options.heartbeat_missed_max) {}
 
@@ -97,9 +106,18 @@ absl::Status ServerPath::ReadInfo(std::span<const std::byte> message, std::strin
 }
 
 void ServerPath::OnLaneInfo(std::span<const std::byte> message) {
-  std::string name;
-  absl::Status status = ReadInfo(message, &name);
-  if (status.ok()) status = owner_.OnPathNamed(*this, name);
+  const absl::Status status = ReadInfo(message, &name_);
+  if (!status.ok()) return Break(std::string(status.message()), Blame::kPeer);
+  JoinSession();
+}
+
+void ServerPath::JoinSession() {
+  absl::Status status = owner_.OnPathNamed(*this, name_);
+  if (absl::IsAlreadyExists(status) && control().now_ns() - begun_ns_ < kNameWaitNsMax) {
+    SIM_MARK("server: waited for a name");
+    name_timer_.ArmAfter(kNameRetryNs);
+    return;
+  }
   if (status.ok()) status = OpenChunks();
   if (!status.ok()) return Break(std::string(status.message()), Blame::kPeer);
   state_ = State::kGranting;
@@ -181,6 +199,7 @@ void ServerPath::Break(const std::string& why, Blame blame) {
   if (state_ == State::kClosing) return;
   state_ = State::kClosing;
   heartbeat_timer_.Cancel();
+  name_timer_.Cancel();
   LeaveHandshake();
   owner_.OnPathBroken(*this, why, blame);
   ForEachLane([](ServerLane& lane) { lane.Break("path is closing"); });

@@ -99,6 +99,7 @@ class ServerPath final : public ServerLaneOwner {
   absl::Status PrepareInfoMemory();
   absl::Status OpenChunks();
   absl::Status ReadInfo(std::span<const std::byte> message, std::string* name);
+  void JoinSession();
   void LeaveHandshake();
   void SendInfoRsp();
   void OnHeartbeatTick();
@@ -128,7 +129,9 @@ class ServerPath final : public ServerLaneOwner {
   std::uint32_t reaped_count_ = 0;
   std::uint32_t grants_awaited_ = 0;
   std::uint32_t drains_awaited_ = 0;
+  std::string name_;  // As INFO_REQ said.
   Timer handshake_timer_;
+  Timer name_timer_;
   Timer heartbeat_timer_;
   std::uint64_t receives_seen_ = 0;
   Heartbeat heartbeat_;
