@@ -3,35 +3,10 @@
 #include <cerrno>
 #include <cstring>
 
-#include "base/check.h"
-#include "base/status_macros.h"
 #include "capi/handles.h"
 #include "capi/user_io.h"
 
 namespace ibnbd::capi {
-
-BouncePool::~BouncePool() {
-  for (std::uint32_t i = 0; i < piece_count_; ++i) {
-    if (pieces_[i].linked()) pieces_[i].Unlink();
-  }
-}
-
-absl::Status BouncePool::Create(fabric::Fabric& fabric, std::size_t byte_count) {
-  if (byte_count == 0) return absl::OkStatus();
-  piece_count_ = static_cast<std::uint32_t>((byte_count + kPieceSize - 1) / kPieceSize);
-  ASSIGN_OR_RETURN(arena_, Arena::Create(std::size_t{piece_count_} * kPieceSize));
-  ASSIGN_OR_RETURN(region_, fabric.Register(arena_.bytes(), fabric::Access::kRemoteWrite));
-  pieces_ = std::make_unique<Piece[]>(piece_count_);
-  for (std::uint32_t i = 0; i < piece_count_; ++i) {
-    Piece& piece = pieces_[i];
-    piece.pool = this;
-    piece.memory = arena_.bytes().data() + std::size_t{i} * kPieceSize;
-    piece.lkey = region_->lkey();
-    piece.rkey = region_->rkey();
-    free_.PushBack(piece);
-  }
-  return absl::OkStatus();
-}
 
 bool BouncePool::Remains(const UserIo& io) const { return io.carried_ < io.length; }
 

@@ -3,93 +3,27 @@
 // immediates of RTRS over any fabric, one step at a time.  For tests of the server.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <cstring>
-#include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "fabric/sim/sim_world.h"
 #include "proto/rnbd.h"
 #include "proto/rtrs.h"
+#include "tests/support/raw_connections.h"
 
 namespace ibnbd {
 
-class RawClient final : public ReactorSource {
+class RawClient final : public RawConnections {
  public:
   static constexpr std::size_t kReadArea = 1 << 16;  // Answers to reads are written from here on.
   static constexpr std::size_t kReadSlot = 1 << 14;
 
-  struct Link {
-    std::unique_ptr<fabric::Connection> connection;
-    bool established = false, rejected = false, gone = false;
-    proto::ConnRsp response;
-  };
-
-  RawClient(sim::World& world, sim::Host& host, const SocketAddress& server, std::uint8_t id)
-      : world_(world), reactor_(host.AddReactor()), server_(server), memory_(1 << 20) {
-    request.paths_uuid.fill(id);
-    request.sess_uuid.fill(static_cast<std::uint8_t>(id + 100));
-    request.flags = proto::kConnReqFirstConn;
-    request.recon_cnt = proto::le16(1);
-    region_ = host.fabric().Register(memory_, fabric::Access::kRemoteWrite).value();
-    poller_ = host.fabric().CreatePoller(reactor_).value();
-    reactor_.AddSource(*this);
-  }
-  ~RawClient() override {
-    Disconnect();
-    reactor_.RemoveSource(*this);
-    links.clear();
-    poller_.reset();
-    region_.reset();
-  }
-
-  // --- Connecting. ---
-  proto::ConnReq request;  // What Connect() sends, but for the cid.
-  void StartConnect(std::uint16_t cid, std::uint16_t cid_num) {
-    request.cid = proto::le16(cid);
-    request.cid_num = proto::le16(cid_num);
-    StartConnectRaw(cid, proto::AsBytes(request));
-  }
-  void StartConnectRaw(std::uint16_t cid, std::span<const std::byte> data) {
-    const fabric::Sge sge{&memory_[kInfoRsp], 4096, region_->lkey()};
-    std::vector<fabric::ReceiveRequest> receives(64, fabric::ReceiveRequest{1, {}});
-    if (cid == 0) receives[0] = {2, {&sge, 1}};
-    fabric::ConnectionOptions options;
-    options.limits = {64, 64, 2, 0};
-    options.context = links.size();
-    options.receives = receives;
-    auto& link = links.emplace_back(std::make_unique<Link>());
-    link->connection = poller_->StartConnect(server_, options, data).value();
-  }
-  // True if it was accepted.
-  bool Connect(std::uint16_t cid, std::uint16_t cid_num) {
-    StartConnect(cid, cid_num);
-    Link& link = *links.back();
-    world_.RunUntil([&link] { return link.established || link.rejected || link.gone; },
-                    60 * kNsPerSecond);
-    return link.established;
-  }
-  bool ConnectAll(std::uint16_t cid_num) {
-    for (std::uint16_t cid = 0; cid < cid_num; ++cid) {
-      if (!Connect(cid, cid_num)) return false;
-    }
-    return true;
-  }
-  [[nodiscard]] int reject_error() const { return proto::ConnRspError(links.back()->response); }
+  using RawConnections::RawConnections;
 
   void SendInfo(const std::string& name) {
     proto::InfoReq info;
     (void)proto::SetName(&info.name, name);  // Tests use names that fit.
     Send(0, proto::AsBytes(info));
-  }
-  void Send(std::size_t link, std::span<const std::byte> bytes) {
-    fabric::SendRequest send;
-    const fabric::Sge sge = Stage(bytes);
-    send.sges = {&sge, 1};
-    links[link]->connection->PostSend({&send, 1});
   }
   // Everything up to INFO_RSP; true if it came.
   bool Open(std::uint16_t cid_num, const std::string& name) {
@@ -123,15 +57,6 @@ class RawClient final : public ReactorSource {
   }
   void set_chunk(std::uint32_t mem_id, const proto::ChunkAddress& chunk) {
     chunks_[mem_id] = chunk;
-  }
-  // A copy of `bytes` that may be posted.
-  fabric::Sge Stage(std::span<const std::byte> bytes) {
-    if (staged_ + bytes.size() > kInfoRsp) staged_ = kStage;
-    std::copy(bytes.begin(), bytes.end(), memory_.begin() + static_cast<std::ptrdiff_t>(staged_));
-    const fabric::Sge sge{&memory_[staged_], static_cast<std::uint32_t>(bytes.size()),
-                          region_->lkey()};
-    staged_ += bytes.size();
-    return sge;
   }
   [[nodiscard]] std::uint32_t RequestImm(std::uint32_t mem_id, std::size_t off) const {
     return proto::IoReqImmLayout(queue_depth_).Pack({mem_id, static_cast<std::uint32_t>(off)});
@@ -186,81 +111,7 @@ class RawClient final : public ReactorSource {
     return Await(mem_id);
   }
 
-  // --- The end. ---
-  [[nodiscard]] bool AnyGone() const {
-    return std::any_of(links.begin(), links.end(),
-                       [](const auto& link) { return link->gone || link->rejected; });
-  }
-  // True if the server has ended every connection, in time.
-  bool AwaitGone(std::int64_t within_ns = 60 * kNsPerSecond) {
-    return world_.RunUntil(
-        [this] {
-          return std::all_of(links.begin(), links.end(),
-                             [](const auto& link) { return link->gone || link->rejected; });
-        },
-        within_ns);
-  }
-  void Disconnect() {
-    for (auto& link : links) link->connection->Disconnect();
-    world_.RunUntil(
-        [this] {
-          return std::all_of(links.begin(), links.end(), [](const auto& link) {
-            return (link->gone || link->rejected) && link->connection->drained();
-          });
-        },
-        60 * kNsPerSecond);
-  }
-
-  bool Poll() override {
-    std::array<fabric::CmEvent, 4> events;
-    const std::size_t event_count = poller_->PollEvents(events);
-    for (std::size_t i = 0; i < event_count; ++i) OnEvent(events[i]);
-    std::array<fabric::Completion, 16> batch;
-    const std::size_t count = poller_->PollCompletions(batch);
-    for (std::size_t i = 0; i < count; ++i) OnCompletion(batch[i]);
-    return event_count + count > 0;
-  }
-  void Flush() override { poller_->Flush(); }
-
-  std::vector<std::unique_ptr<Link>> links;
-  std::map<std::uint32_t, int> responses;  // By mem_id.
-  std::uint32_t heartbeats = 0, heartbeat_acks = 0;
-
  private:
-  static constexpr std::size_t kStage = 0, kInfoRsp = 3 << 14;
-
-  void OnEvent(fabric::CmEvent& event) {
-    Link& link = *links[event.context];
-    using Kind = fabric::CmEvent::Kind;
-    if (event.kind == Kind::kEstablished || event.kind == Kind::kRejected) {
-      (void)proto::CopyOut(event.private_data, &link.response);  // Zeros if there was none.
-    }
-    link.established |= event.kind == Kind::kEstablished;
-    link.rejected |= event.kind == Kind::kRejected;
-    link.gone |= event.kind == Kind::kDisconnected || event.kind == Kind::kUnreachable;
-  }
-  void OnCompletion(const fabric::Completion& completion) {
-    if (completion.status != fabric::WcStatus::kOk) return;
-    if (completion.cookie == 2) {
-      info_received_ = true;
-      info_size_ = completion.byte_count;
-    }
-    if (!completion.has_imm) return;
-    if (completion.imm == proto::kImmHbMsg) ++heartbeats;
-    if (completion.imm == proto::kImmHbAck) ++heartbeat_acks;
-    if (proto::ImmTypeOf(completion.imm) != proto::ImmType::kIoRsp) return;
-    const proto::IoRspImm response = proto::UnpackIoRsp(completion.imm);
-    responses[response.msg_id] = response.error;
-  }
-  sim::World& world_;
-  Reactor& reactor_;
-  const SocketAddress server_;
-  std::vector<std::byte> memory_;
-  std::unique_ptr<fabric::Region> region_;
-  std::unique_ptr<fabric::Poller> poller_;
-  std::size_t staged_ = kStage;
-  bool info_received_ = false;
-  std::size_t info_size_ = 0;
   std::uint32_t queue_depth_ = 1;
   std::vector<proto::ChunkAddress> chunks_;
 };
