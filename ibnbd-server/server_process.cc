@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Create(const Optio
 }
 
 ServerProcess::ServerProcess(const Options& options, Settings settings)
-    : options_(options), settings_(std::move(settings)) {}
+    : options_(options), settings_(std::move(settings)), instance_id_(ReadInstanceId()) {}
 
 absl::Status ServerProcess::OpenExports() {
   std::optional<SearchPath> search_path;
@@ -137,6 +137,7 @@ rnbd::ServerOptions ServerProcess::ServerOptionsFromSettings() const {
   options.io_size_max = settings_.io_size.value_or(options.io_size_max);
   options.sessions_max = settings_.session_count_max.value_or(options.sessions_max);
   options.chunk_memory_max = settings_.memory_max.value_or(options.chunk_memory_max);
+  options.instance_id = instance_id_;
   return options;
 }
 

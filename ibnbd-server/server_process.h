@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "fabric/fabric.h"
 #include "ibnbd-server/export_table.h"
+#include "ibnbd-server/instance_id.h"
 #include "ibnbd-server/options.h"
 #include "ibnbd-server/reactor_threads.h"
 #include "rnbd/server.h"
@@ -57,7 +58,8 @@ class ServerProcess {
   void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead, std::int64_t lock_deadline_ns);
 
   const Options options_;
-  Settings settings_;                     // Merged; exports as they were last asked for.
+  Settings settings_;  // Merged; exports as they were last asked for.
+  const InstanceId instance_id_;
   std::unique_ptr<ExportTable> exports_;  // Of reactor 0 once it runs.
   std::unique_ptr<ReactorThreads> threads_;
   std::vector<std::unique_ptr<Network>> networks_;
