@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "capi/control.h"
 #include "capi/error.h"
@@ -14,6 +15,8 @@ using ibnbd::capi::Fail;
 using ibnbd::capi::Succeed;
 
 namespace {
+
+constexpr std::int64_t kLandingNsMax = 10 * ibnbd::kNsPerSecond;
 
 int Register(const char* call, ibnbd_session& session, std::unique_ptr<ibnbd_buffer> buffer,
              std::span<std::byte> memory, ibnbd_buffer** out) {
@@ -30,6 +33,33 @@ int Register(const char* call, ibnbd_session& session, std::unique_ptr<ibnbd_buf
   const std::lock_guard<std::mutex> lock(session.mutex);
   session.buffers.push_back(std::move(buffer));
   return Succeed();
+}
+
+std::unique_ptr<ibnbd_buffer> TakeBuffer(ibnbd_session& session, const ibnbd_buffer* buffer) {
+  const std::lock_guard<std::mutex> lock(session.mutex);
+  const auto found = std::find_if(session.buffers.begin(), session.buffers.end(),
+                                  [buffer](const auto& entry) { return entry.get() == buffer; });
+  std::unique_ptr<ibnbd_buffer> taken = std::move(*found);
+  *found = std::move(session.buffers.back());
+  session.buffers.pop_back();
+  return taken;
+}
+
+// Memory of the application that a misbehaving server is writing to: only the end of the connection
+// ends that.  Bounded; inside a callback the queue cannot be driven, and nothing is waited for.
+void BreakUntilLanded(ibnbd_session& session, ibnbd_buffer& buffer) {
+  session.control->Post([&session] {
+    session.client->session().ResetPath(
+        absl::InternalError("the server writes to memory that no request of ours names"));
+  });
+  const std::int64_t deadline_ns = session.clock.NowNs() + kLandingNsMax;
+  while (!ibnbd::capi::InCallback() && session.clock.NowNs() < deadline_ns) {
+    ibnbd::capi::Event never;  // Waits a little, and runs turns.
+    ibnbd::capi::WaitAndDrive(session, never, ibnbd::kNsPerMs);
+    if (buffer.region->Revoke()) return;
+  }
+  LOG_ERROR("session ", session.name, ": the server may still write to freed memory: its queue is ",
+            "not polled");
 }
 
 }  // namespace
@@ -79,11 +109,13 @@ void ibnbd_buffer_free(ibnbd_buffer* buffer) {
     return;
   }
   ibnbd_session& session = *buffer->session;
-  std::unique_ptr<ibnbd_buffer> freed;
-  const std::lock_guard<std::mutex> lock(session.mutex);
-  const auto found = std::find_if(session.buffers.begin(), session.buffers.end(),
-                                  [buffer](const auto& entry) { return entry.get() == buffer; });
-  freed = std::move(*found);
-  *found = std::move(session.buffers.back());
-  session.buffers.pop_back();
+  std::unique_ptr<ibnbd_buffer> freed = TakeBuffer(session, buffer);
+  if (freed->region->Revoke()) return;
+  // No IO of ours uses it, yet the server is in the middle of a write to it.
+  if (!freed->arena.bytes().empty()) {
+    const std::lock_guard<std::mutex> lock(session.mutex);
+    session.landed_on.push_back(std::move(freed));
+    return;
+  }
+  BreakUntilLanded(session, *freed);
 }

@@ -113,6 +113,8 @@ struct ibnbd_session {
   std::mutex mutex;                                    // Of the lists below; control plane only.
   std::vector<std::unique_ptr<ibnbd_device>> devices;  // Closed ones, too.
   std::vector<std::unique_ptr<ibnbd_buffer>> buffers;
+  // Freed while the server was still writing to it; unmapped with the session.
+  std::vector<std::unique_ptr<ibnbd_buffer>> landed_on;
 };
 
 namespace ibnbd::capi {

@@ -237,6 +237,7 @@ void Destroy(std::unique_ptr<ibnbd_session> session) {
     session->control.reset();
   }
   for (const auto& queue : session->queues) TearDownQueue(*queue);
+  session->landed_on.clear();
   session->queues.clear();
 }
 

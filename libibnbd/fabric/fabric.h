@@ -200,6 +200,10 @@ class Poller {  // One per reactor: a completion queue and a CM event channel.  
 class Region {  // Registered memory.  Destroying it kills its keys.
  public:
   virtual ~Region() = default;  // Requires: no connection that could use it, or all drained.
+  // Kills the keys now.  False for as long as a write that the peer began before may still be
+  // landing: such a one ends at the latest when the connection that carries it is drained.  For
+  // owners who do not trust the peer to be through with it.  Any thread.
+  virtual bool Revoke() { return true; }
   [[nodiscard]] virtual std::uint32_t lkey() const = 0;
   [[nodiscard]] virtual std::uint32_t rkey() const = 0;  // 0 for kLocal.
   [[nodiscard]] virtual std::span<std::byte> memory() const = 0;

@@ -3,6 +3,8 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace ibnbd::tcp {
@@ -61,9 +63,28 @@ void RegionTable::Remove(std::uint32_t key) {
   free_.push_back(index);
 }
 
+void RegionTable::Watch(const Landing& landing) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  landings_.push_back(&landing);
+}
+
+void RegionTable::Unwatch(const Landing& landing) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::erase(landings_, &landing);
+}
+
+// The connection says what it will look up and then looks; Remove() makes the key unfindable and
+// then we look what was said.  All of it is sequentially consistent: one sees the other.
+bool RegionTable::IsLanding(std::uint32_t key) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return std::any_of(landings_.begin(), landings_.end(), [key](const Landing* landing) {
+    return landing->load(std::memory_order_seq_cst) == key;
+  });
+}
+
 bool RegionTable::Look(std::uint32_t key, View* view) const {
   const Slot& slot = slots_[key & kIndexMask];
-  if (key == 0 || slot.key.load(std::memory_order_acquire) != key) return false;
+  if (key == 0 || slot.key.load(std::memory_order_seq_cst) != key) return false;
   view->base = slot.base.load(std::memory_order_acquire);
   view->size = slot.size.load(std::memory_order_acquire);
   view->remote_writable = slot.remote_writable.load(std::memory_order_acquire);

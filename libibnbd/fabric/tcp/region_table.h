@@ -37,6 +37,14 @@ class RegionTable {
   [[nodiscard]] bool MayInvalidate(std::uint32_t rkey) const;
   bool Invalidate(std::uint32_t rkey);  // False if it may not, or somebody was faster.
 
+  // What a connection is placing a payload by, from before it looks the key up until the last byte
+  // is there; 0: nothing.  Known to the table from Watch() to Unwatch().
+  using Landing = std::atomic<std::uint32_t>;
+  void Watch(const Landing& landing);
+  void Unwatch(const Landing& landing);
+  // After Remove(key): whether a payload that was begun with it is still being placed.
+  [[nodiscard]] bool IsLanding(std::uint32_t key);
+
  private:
   // A reader takes the key, the rest, and the key again; Add() writes the key last and Remove()
   // clears it first, so a slot that changed hands in between is noticed.
@@ -58,6 +66,7 @@ class RegionTable {
 
   std::mutex mutex_;
   std::vector<std::uint32_t> free_;
+  std::vector<const Landing*> landings_;
   std::unique_ptr<Slot[]> slots_;
 };
 

@@ -67,10 +67,12 @@ TcpConnection::TcpConnection(TcpPoller& poller, UniqueFd fd, const fabric::Limit
   receive_slots_ = std::make_unique<ReceiveSlot[]>(receives);
   receive_sges_ = std::make_unique<fabric::Sge[]>(receives * limits_.sges_max);
   poller_.AddConnection(*this, completions_max_);
+  poller_.regions().Watch(landing_);
 }
 
 TcpConnection::~TcpConnection() {
   CHECK(drained());
+  poller_.regions().Unwatch(landing_);
   poller_.RemoveConnection(*this, completions_max_);
 }
 
@@ -288,6 +290,7 @@ void TcpConnection::FinishIfIdle() {
   if (state_ != State::kBreaking || recv_op_.armed() || send_op_.armed()) return;
   fd_.Reset();
   state_ = State::kDown;
+  landing_.store(0, std::memory_order_release);
   // Whoever was never connected hears of it by the event alone.
   const bool owes_completions = end_kind_ == CmEvent::Kind::kDisconnected;
   if (owes_completions) FlushSlots();

@@ -126,7 +126,7 @@ class TcpConnection final : public fabric::Connection {
   void OnHangupPoll(int result);
   void Parse(bool more_is_there);
   bool PlaceFrame();
-  std::byte* FindTarget(const proto::tcp::FrameHeader& header) const;
+  std::byte* FindTarget(const proto::tcp::FrameHeader& header);
   bool PlaceMessage(const proto::tcp::FrameHeader& header);
   void OnFramePlaced();
   void CompleteReceive(const proto::tcp::FrameHeader& header);
@@ -178,6 +178,7 @@ class TcpConnection final : public fabric::Connection {
   std::uint32_t receive_mask_ = 0;
   std::uint32_t receives_posted_ = 0, receives_used_ = 0;
   FrameDecoder decoder_;
+  RegionTable::Landing landing_{0};
   std::array<iovec, FrameDecoder::kWindowPiecesMax> window_{};
   msghdr recv_message_{};
 

@@ -364,11 +364,12 @@ bool TcpConnection::PlaceFrame() {
 // A payload may take its time, so what it lands in must not die before this connection is drained.
 // That holds for what was exposed; a key of somebody else's region would let its user write to that
 // memory long after its owner has let it go (F13).
-std::byte* TcpConnection::FindTarget(const FrameHeader& header) const {
+std::byte* TcpConnection::FindTarget(const FrameHeader& header) {
   const std::uint32_t rkey = header.rkey.get();
   if (exposed_only_ && std::find(exposed_.begin(), exposed_.end(), rkey) == exposed_.end()) {
     return nullptr;
   }
+  if (!exposed_only_) landing_.store(rkey, std::memory_order_seq_cst);
   return poller_.regions().FindRemote(rkey, header.addr.get(), header.length.get());
 }
 
@@ -410,6 +411,7 @@ void TcpConnection::OnHangupPoll(int result) {
 
 void TcpConnection::OnFramePlaced() {
   const FrameHeader& header = decoder_.header();
+  landing_.store(0, std::memory_order_release);
   if (header.opcode == FrameOpcode::kRefuse) {
     OnRefused(header);
   } else if (proto::tcp::IsData(header.opcode)) {

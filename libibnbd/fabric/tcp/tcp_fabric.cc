@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fabric/tcp/tcp_fabric.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "fabric/tcp/region_table.h"
@@ -16,16 +18,24 @@ class TcpRegion final : public fabric::Region {
   TcpRegion(RegionTable& table, std::uint32_t key, std::span<std::byte> memory,
             fabric::Access access)
       : table_(table), key_(key), memory_(memory), access_(access) {}
-  ~TcpRegion() override { table_.Remove(key_); }
+  ~TcpRegion() override { RemoveOnce(); }
+  bool Revoke() override {
+    RemoveOnce();
+    return !table_.IsLanding(key_);
+  }
   std::uint32_t lkey() const override { return key_; }
   std::uint32_t rkey() const override { return access_ == fabric::Access::kLocal ? 0 : key_; }
   std::span<std::byte> memory() const override { return memory_; }
 
  private:
+  void RemoveOnce() {
+    if (!std::exchange(revoked_, true)) table_.Remove(key_);
+  }
   RegionTable& table_;
   const std::uint32_t key_;
   const std::span<std::byte> memory_;
   const fabric::Access access_;
+  bool revoked_ = false;
 };
 
 class TcpFabric final : public fabric::Fabric {

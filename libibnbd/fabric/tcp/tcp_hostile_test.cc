@@ -293,6 +293,22 @@ TEST_F(HostileTest, AWriteThatEndsInTheMiddleTouchesNothingElse) {
   ExpectTheDoorStillOpens();
 }
 
+TEST_F(HostileTest, ARevokedRegionIsLandedOnUntilTheConnectionIsDrained) {
+  auto bad = CallPolitely();
+  bad->Say(Write(1000));
+  bad->Say("partial", 7);
+  EXPECT_TRUE(Until([&] { return std::memcmp(arena_.bytes().data(), "partial", 7) == 0; }));
+  EXPECT_FALSE(region_->Revoke());
+  connections_[0]->Disconnect();
+  EXPECT_TRUE(Until([&] { return connections_[0]->drained(); }));
+  EXPECT_TRUE(region_->Revoke());
+  // Whoever begins later is refused.
+  auto late = CallPolitely();
+  late->Say(Write(1000));
+  ASSERT_TRUE(UntilClosed(*late));
+  EXPECT_TRUE(region_->Revoke());
+}
+
 TEST_F(HostileTest, RandomFramesNeverWriteOutsideTheRegion) {
   Prng prng(7);
   for (int round = 0; round < 100; ++round) {
