@@ -25,6 +25,7 @@ ClientActor::ClientActor(World& world, std::string name, SocketAddress server,
       prng_(world.prng().Fork()),
       host_(world.AddHost(name)),
       server_(server) {
+  loss_reports_.resize(options_.lanes);
   std::vector<rtrs::Port*> lanes;
   for (std::uint32_t i = 0; i <= options_.lanes; ++i) {
     reactors_.push_back(&host_.AddReactor());
@@ -194,6 +195,8 @@ void ClientActor::Judge(Worker& worker, int error) {
   const bool closing = error == -ECANCELED || error == -ESHUTDOWN;
   if (error == -ETIMEDOUT && options_.fail_after_ns >= 0) {
     ++counts_.timeouts;
+  } else if (error == -EIO && TakeLossReport(worker)) {
+    oracle_.OnLossReported(now);
   } else if (error != 0 && !(error == -EIO && options_.backend_may_fail) && !closing) {
     oracle_.Report("O2",
                    absl::StrFormat("op %d at %d ended with an error nobody caused: %s",
@@ -222,6 +225,17 @@ void ClientActor::Judge(Worker& worker, int error) {
       EndWrite(worker, error);
       break;
   }
+}
+
+// A flush, or a write with pre-flush, may fail once per lane and power loss.
+bool ClientActor::TakeLossReport(const Worker& worker) {
+  if (worker.op != rnbd::IoOp::kFlush && !worker.preflush) return false;
+  LossReports& reports = loss_reports_[worker.lane];
+  if (worker.started_ns <= reports.last_ns) return true;  // With the one that was told first.
+  if (reports.count >= oracle_.crash_count()) return false;
+  ++reports.count;
+  reports.last_ns = world_.now_ns();
+  return true;
 }
 
 void ClientActor::EndWrite(Worker& worker, int error) {

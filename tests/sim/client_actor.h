@@ -78,6 +78,7 @@ class ClientActor {
   void OnDone(Worker& worker, int error);
   void Judge(Worker& worker, int error);
   void EndWrite(Worker& worker, int error);
+  bool TakeLossReport(const Worker& worker);
   void CheckGuards(const Worker& worker);
 
   World& world_;
@@ -101,6 +102,12 @@ class ClientActor {
     std::int64_t since_ns;
   };
   std::vector<InDoubt> in_doubt_;
+  // What each lane was told of power losses: once each, to all that were under way at that time.
+  struct LossReports {
+    std::uint32_t count = 0;
+    std::int64_t last_ns = -1;
+  };
+  std::vector<LossReports> loss_reports_;
   WriteId next_write_id_ = 1;
   std::uint32_t outstanding_ = 0;
   bool submitting_ = true;

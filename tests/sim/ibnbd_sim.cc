@@ -38,6 +38,7 @@ constexpr const char* kStormMarks[] = {
     "client: loss policy ended the wait",
     "client: reconnected",
     "client: heartbeats ended",
+    "client: lost volatile data reported",
     "server: reconnect broke the old path",
     "server: reconnect waits for the fence",
     "server: fence lifted",

@@ -23,32 +23,55 @@ constexpr std::uint64_t kMagic = 0x69626e6264736563u;  // "ibnbdsec"
 }  // namespace
 
 SectorHistory::SectorHistory() {
-  writes_.push_back({0, true, 0, 0, 0, 0, kNever});  // The first content: zeros, and stable.
+  // The first content: zeros, and stable.
+  writes_.push_back({.id = 0, .zeroes = true, .end = 0, .effective = 0, .acked = 0, .stable = 0});
 }
 
 void SectorHistory::OnWriteStarted(WriteId id, bool zeroes, std::int64_t now) {
-  writes_.push_back({id, zeroes, now, kNever, kNever, kNever, kNever});
+  writes_.push_back({.id = id, .zeroes = zeroes, .start = now});
 }
 
 void SectorHistory::OnWriteEnded(WriteId id, bool certain, bool stable, std::int64_t now) {
   for (Write& write : writes_) {
     if (write.id != id) continue;
     write.end = std::min(write.end, now);
-    if (certain) write.effective = std::min(write.effective, now);
-    if (certain && stable) write.stable = std::min(write.stable, now);
+    if (!certain) continue;
+    write.acked = std::min(write.acked, now);
+    // It was seen, a crash may have undone it, and it was done again.
+    const bool again = write.effective < now && CrashedBetween(write.effective, now);
+    write.effective = again ? now : std::min(write.effective, now);
+    if (stable) Promise(&write);
   }
 }
 
+bool SectorHistory::CrashedBetween(std::int64_t begin, std::int64_t end) const {
+  return std::any_of(crashes_.begin(), crashes_.end(),
+                     [=](std::int64_t crash) { return crash >= begin && crash <= end; });
+}
+
+// From its acknowledgement on it is there for good: no crash, not even one before the promise, can
+// be the excuse for its absence.
+void SectorHistory::Promise(Write* write) { write->stable = std::min(write->stable, write->start); }
+
 void SectorHistory::OnFlushed(std::int64_t started, std::int64_t now) {
   for (Write& write : writes_) {
-    // Only what was acknowledged before the flush began, and not lost before, is promised.
-    if (write.effective <= started && !MayBeUndone(write, started)) {
+    if (write.acked <= started && !write.lost) {
+      Promise(&write);
+    } else if (write.effective <= started && !MayBeUndone(write, started)) {
+      // Only read, not acknowledged: in the volume, but the client could not count on it.
       write.stable = std::min(write.stable, now);
     }
   }
 }
 
 void SectorHistory::OnCrash(std::int64_t now) { crashes_.push_back(now); }
+
+void SectorHistory::OnLossReported(std::int64_t now) {
+  for (Write& write : writes_) {
+    // An acknowledgement that was under way during the crash counts: it may be the old machine's.
+    if (write.acked <= now && MayBeUndone(write, now)) write.lost = true;
+  }
+}
 
 bool SectorHistory::MayBeUndone(const Write& write, std::int64_t until) const {
   // A crash after it took effect, before it was stable.
@@ -131,7 +154,12 @@ void VolumeOracle::OnFlushed(std::int64_t started, std::int64_t now) {
   }
 }
 
+void VolumeOracle::OnLossReported(std::int64_t now) {
+  for (SectorHistory& sector : sectors_) sector.OnLossReported(now);
+}
+
 void VolumeOracle::OnCrash(std::int64_t now) {
+  ++crash_count_;
   for (SectorHistory& sector : sectors_) sector.OnCrash(now);
 }
 

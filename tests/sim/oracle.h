@@ -4,7 +4,8 @@
 //   O1  A read returns, per sector, a value that some linear order of acknowledged and in-doubt
 //       writes allows.
 //   O2  Each IO completes exactly once (the workload counts; it reports here).
-//   O3  What a FLUSH or FUA acknowledged survives a crash of the server.
+//   O3  What a FLUSH or FUA acknowledged survives a crash of the server, and no FLUSH acknowledges
+//       what a crash has undone: it fails once, which takes back the promise.
 //   O4  Permits and chunks are conserved: nothing is outstanding when all IOs have completed.
 //   O5  Guard bytes between the client's buffers are untouched.
 //   O6  After close nothing is left: no region, connection, timer or slot (destructors CHECK it).
@@ -40,6 +41,9 @@ class SectorHistory {
   // A flush that began at `started` was acknowledged at `now`.
   void OnFlushed(std::int64_t started, std::int64_t now);
   void OnCrash(std::int64_t now);
+  // The client was told, by a flush that failed, that a crash may have undone what was acknowledged
+  // so far: later flushes do not promise it.
+  void OnLossReported(std::int64_t now);
   // Forgets what no read that began at `oldest_started` or later may return.
   void Prune(std::int64_t oldest_started);
 
@@ -55,11 +59,15 @@ class SectorHistory {
     std::int64_t start = 0;
     std::int64_t end = kNever;        // Took effect by then, if it did.
     std::int64_t effective = kNever;  // Certainly took effect by then.
-    std::int64_t stable = kNever;     // Survives crashes from then on.
-    std::int64_t gone = kNever;       // A read showed by then that another write came after it.
+    std::int64_t acked = kNever;
+    bool lost = false;             // The client knows that it may be.
+    std::int64_t stable = kNever;  // Survives crashes from then on.
+    std::int64_t gone = kNever;    // A read showed by then that another write came after it.
   };
   [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started,
                                 std::int64_t now) const;
+  [[nodiscard]] bool CrashedBetween(std::int64_t begin, std::int64_t end) const;
+  static void Promise(Write* write);
   [[nodiscard]] bool MayBeUndone(const Write& write, std::int64_t until) const;
 
   std::vector<Write> writes_;
@@ -82,6 +90,8 @@ class VolumeOracle {
                     std::uint64_t count, std::int64_t now);
   void OnFlushed(std::int64_t started, std::int64_t now);
   void OnCrash(std::int64_t now);
+  void OnLossReported(std::int64_t now);
+  [[nodiscard]] std::uint32_t crash_count() const { return crash_count_; }
   void OnReadStarted(std::int64_t started) { reads_started_.insert(started); }
   // A read that began at `started` ended; if it succeeded, OnRead() judges what it returned.
   void OnReadEnded(std::int64_t started) { reads_started_.erase(reads_started_.find(started)); }
@@ -101,6 +111,7 @@ class VolumeOracle {
  private:
   const std::uint32_t volume_;
   std::vector<SectorHistory> sectors_;
+  std::uint32_t crash_count_ = 0;
   std::multiset<std::int64_t> reads_started_;  // Of the reads under way.
   std::vector<Finding> findings_;
 };

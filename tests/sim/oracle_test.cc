@@ -96,6 +96,63 @@ TEST(SectorHistory, AFlushThatBeganBeforeTheAcknowledgementPromisesNothing) {
   EXPECT_EQ(history.CheckRead(0, true, 7, 8), nullptr);
 }
 
+TEST(SectorHistory, AFlushMayNotAcknowledgeWhatACrashHasUndoneBefore) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnCrash(3);
+  EXPECT_EQ(history.CheckRead(0, true, 4, 5), nullptr);  // Lost, as it may be...
+  history.OnFlushed(6, 7);                               // ...but not any more.
+  EXPECT_NE(history.CheckRead(0, true, 8, 9), nullptr);
+}
+
+TEST(SectorHistory, AFlushThatSpansTheCrashPromisesAsAnyOther) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnCrash(4);
+  history.OnFlushed(3, 5);
+  EXPECT_NE(history.CheckRead(0, true, 6, 7), nullptr);
+}
+
+TEST(SectorHistory, AReportedLossIsNotPromisedByLaterFlushes) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnCrash(3);
+  history.OnLossReported(4);
+  history.OnWriteStarted(2, false, 5);
+  history.OnFlushed(6, 7);
+  EXPECT_EQ(history.CheckRead(0, true, 8, 9), nullptr);
+  // What was written since is.
+  history.OnWriteEnded(2, true, false, 10);
+  history.OnFlushed(11, 12);
+  EXPECT_NE(history.CheckRead(0, true, 13, 14), nullptr);
+}
+
+TEST(SectorHistory, AReportForgivesOnlyWhatACrashMayHaveUndone) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteEnded(1, true, false, 2);
+  history.OnLossReported(3);  // Nothing has crashed: it means nothing.
+  history.OnFlushed(4, 5);
+  history.OnCrash(6);
+  EXPECT_NE(history.CheckRead(0, true, 7, 8), nullptr);
+}
+
+TEST(SectorHistory, AWriteThatWasDoneAgainAfterACrashIsPromisedByTheNextFlush) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  EXPECT_EQ(history.CheckRead(1, false, 2, 3), nullptr);  // Seen, not acknowledged...
+  history.OnCrash(4);
+  history.OnFlushed(5, 6);
+  EXPECT_EQ(history.CheckRead(0, true, 7, 12), nullptr);  // ...so no flush promises it.
+  history.OnWriteEnded(1, true, false, 8);
+  EXPECT_EQ(history.CheckRead(0, true, 7, 12), nullptr);  // This began before it was done again.
+  history.OnFlushed(9, 10);
+  EXPECT_NE(history.CheckRead(0, true, 11, 12), nullptr);
+}
+
 TEST(SectorHistory, AWriteInDoubtMayHaveHappenedButNotLaterThanItsEnd) {
   SectorHistory history;
   history.OnWriteStarted(1, false, 1);

@@ -207,14 +207,14 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   ScenarioOptions options;
   options.seed = seed;
   options.plan = DrawSwarmPlan(prng);
-  if (prng.Chance(300'000)) {
+  if (prng.Chance(600'000)) {
     // A client that is back before the server has noticed that it was gone, with writes still on
     // their way: what the fence is for, and rare among all other faults.
-    options.plan.cut_ppm = std::max<std::uint32_t>(options.plan.cut_ppm, 2000);
-    options.plan.one_sided_ppm = 500'000;
+    options.plan.cut_ppm = std::max<std::uint32_t>(options.plan.cut_ppm, 10'000);
+    options.plan.one_sided_ppm = 600'000;
     options.plan.one_sided_ns = {200 * kNsPerMs, 8 * kNsPerSecond};
-    options.plan.late_landing_ppm = 500'000;
-    options.plan.late_landing_ns = {10 * kNsPerMs, 2 * kNsPerSecond};
+    options.plan.late_landing_ppm = 900'000;
+    options.plan.late_landing_ns = {100 * kNsPerMs, kNsPerSecond};
   }
   options.clients = 1 + static_cast<std::uint32_t>(prng.Below(3));
   options.lanes = 1 + static_cast<std::uint32_t>(prng.Below(3));

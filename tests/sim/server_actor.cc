@@ -61,7 +61,9 @@ void ServerActor::Start() {
     life_->ports.push_back(*std::move(port));
     ports.push_back(life_->ports.back().get());
   }
-  auto server = rnbd::Server::Create(ports, options_.server, *life_);
+  rnbd::ServerOptions server_options = options_.server;
+  server_options.instance_id[0] = boot_;
+  auto server = rnbd::Server::Create(ports, server_options, *life_);
   CHECK(server.ok());
   life_->server = *std::move(server);
   CHECK(life_->server->Listen(host_.Address(kPort)).ok());
@@ -76,6 +78,7 @@ void ServerActor::Crash(bool power_loss, const std::vector<VolumeOracle*>& oracl
     backend->Crash(world_.prng(), power_loss ? 300'000 : 1'000'000);
   }
   if (power_loss) {
+    ++boot_;
     for (VolumeOracle* oracle : oracles) oracle->OnCrash(world_.now_ns());
   }
   // The ghosts are cut off from the world; they see their connections break and are closed in

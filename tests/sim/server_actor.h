@@ -32,6 +32,7 @@ class ServerActor {
   ~ServerActor();  // Requires: stopped().
 
   void Start();
+  // A power loss changes the instance id that the server says after Restart(); a kill does not.
   // Power loss, or (survive_ppm = 1,000,000 and no torn writes) kill -9.  The oracles are told.
   void Crash(bool power_loss, const std::vector<VolumeOracle*>& oracles);
   void Restart();
@@ -64,6 +65,7 @@ class ServerActor {
   std::vector<std::shared_ptr<rnbd::FakeDisk>> disks_;
   std::unique_ptr<Life> life_;
   std::vector<std::unique_ptr<Life>> ghosts_;
+  std::uint8_t boot_ = 1;
   bool running_ = false;
   std::uint32_t open_stops_ = 0;
 };
