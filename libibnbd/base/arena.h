@@ -20,7 +20,8 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena();
 
-  // Maps `byte_count` bytes, zeroed, rounded up to whole pages.  Memory is committed on first touch.
+  // Maps `byte_count` bytes, zeroed, rounded up to whole pages.  Memory is committed on first
+  // touch.
   static absl::StatusOr<Arena> Create(std::size_t byte_count);
 
   [[nodiscard]] std::span<std::byte> bytes() const { return {base_, size_}; }

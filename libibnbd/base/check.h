@@ -14,11 +14,11 @@ namespace ibnbd {
 }
 }  // namespace ibnbd
 
-#define CHECK(condition)                                                    \
-  do {                                                                      \
-    if (__builtin_expect(!(condition), 0)) {                                \
-      ::ibnbd::CheckFailed(__FILE__, __LINE__, #condition);                 \
-    }                                                                       \
+#define CHECK(condition)                                    \
+  do {                                                      \
+    if (__builtin_expect(!(condition), 0)) {                \
+      ::ibnbd::CheckFailed(__FILE__, __LINE__, #condition); \
+    }                                                       \
   } while (false)
 #define CHECK_EQ(a, b) CHECK((a) == (b))
 #define CHECK_NE(a, b) CHECK((a) != (b))
@@ -30,9 +30,9 @@ namespace ibnbd {
 #ifdef IBNBD_DCHECKS
 #define DCHECK(condition) CHECK(condition)
 #else
-#define DCHECK(condition)           \
-  do {                              \
-    (void)sizeof(bool(condition));  \
+#define DCHECK(condition)          \
+  do {                             \
+    (void)sizeof(bool(condition)); \
   } while (false)
 #endif
 #define DCHECK_EQ(a, b) DCHECK((a) == (b))

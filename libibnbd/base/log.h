@@ -22,8 +22,8 @@ void LogLine(LogLevel level, const std::string& line);  // Any thread.
 
 }  // namespace ibnbd
 
-#define IBNBD_LOG(level, ...)                                                 \
-  do {                                                                        \
+#define IBNBD_LOG(level, ...)                                                           \
+  do {                                                                                  \
     if (::ibnbd::LogEnabled(level)) ::ibnbd::LogLine(level, absl::StrCat(__VA_ARGS__)); \
   } while (false)
 #define LOG_ERROR(...) IBNBD_LOG(::ibnbd::LogLevel::kError, __VA_ARGS__)

@@ -17,7 +17,8 @@ class Prng {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
   }
-  // Uniform in [0, bound); 0 if bound is 0.  The modulo bias is below 2^-32 for bounds that fit 32 bits.
+  // Uniform in [0, bound); 0 if bound is 0.  The modulo bias is below 2^-32 for bounds that fit 32
+  // bits.
   constexpr std::uint64_t Below(std::uint64_t bound) { return bound == 0 ? 0 : Next() % bound; }
   // Uniform in [low, high].
   constexpr std::int64_t Between(std::int64_t low, std::int64_t high) {

@@ -102,7 +102,8 @@ absl::Status ParseAuthority(absl::string_view authority, absl::string_view whole
     }
   }
   if (uri->host.empty()) return Refuse(whole, "host missing");
-  // A NUL would cut the name short when it is looked up; the others could forge an address in a log.
+  // A NUL would cut the name short when it is looked up; the others could forge an address in a
+  // log.
   for (const char c : uri->host) {
     if (!absl::ascii_isgraph(static_cast<unsigned char>(c)) || c == '[' || c == ']') {
       return Refuse(whole, "the host has a character that no host has");

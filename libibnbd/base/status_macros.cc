@@ -27,19 +27,32 @@ int ErrnoFromStatus(const absl::Status& status) {
     if (absl::SimpleAtoi(std::string(*payload), &error) && error > 0) return -error;
   }
   switch (status.code()) {
-    case absl::StatusCode::kInvalidArgument: return -EINVAL;
-    case absl::StatusCode::kNotFound: return -ENOENT;
-    case absl::StatusCode::kAlreadyExists: return -EEXIST;
-    case absl::StatusCode::kPermissionDenied: return -EPERM;
-    case absl::StatusCode::kUnauthenticated: return -EACCES;
-    case absl::StatusCode::kResourceExhausted: return -ENOMEM;
-    case absl::StatusCode::kDeadlineExceeded: return -ETIMEDOUT;
-    case absl::StatusCode::kCancelled: return -ECANCELED;
-    case absl::StatusCode::kUnavailable: return -ENOTCONN;
-    case absl::StatusCode::kUnimplemented: return -EOPNOTSUPP;
-    case absl::StatusCode::kFailedPrecondition: return -EBUSY;
-    case absl::StatusCode::kOutOfRange: return -ERANGE;
-    default: return -EIO;
+    case absl::StatusCode::kInvalidArgument:
+      return -EINVAL;
+    case absl::StatusCode::kNotFound:
+      return -ENOENT;
+    case absl::StatusCode::kAlreadyExists:
+      return -EEXIST;
+    case absl::StatusCode::kPermissionDenied:
+      return -EPERM;
+    case absl::StatusCode::kUnauthenticated:
+      return -EACCES;
+    case absl::StatusCode::kResourceExhausted:
+      return -ENOMEM;
+    case absl::StatusCode::kDeadlineExceeded:
+      return -ETIMEDOUT;
+    case absl::StatusCode::kCancelled:
+      return -ECANCELED;
+    case absl::StatusCode::kUnavailable:
+      return -ENOTCONN;
+    case absl::StatusCode::kUnimplemented:
+      return -EOPNOTSUPP;
+    case absl::StatusCode::kFailedPrecondition:
+      return -EBUSY;
+    case absl::StatusCode::kOutOfRange:
+      return -ERANGE;
+    default:
+      return -EIO;
   }
 }
 

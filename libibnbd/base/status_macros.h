@@ -26,8 +26,8 @@ absl::Status Annotate(const absl::Status& status, absl::string_view what);
 
 #define IBNBD_CONCAT_INNER(a, b) a##b
 #define IBNBD_CONCAT(a, b) IBNBD_CONCAT_INNER(a, b)
-#define RETURN_IF_ERROR(expression)                                     \
-  do {                                                                  \
+#define RETURN_IF_ERROR(expression)                                         \
+  do {                                                                      \
     if (absl::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 #define ASSIGN_OR_RETURN_IMPL(result, target, expression) \

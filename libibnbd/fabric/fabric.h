@@ -1,41 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 // The narrow waist: all that RTRS asks of a network, and no more.  Every fabric (verbs/, tcp/,
-// sim/) and every decorator keeps these promises; fabric_conformance_test.cc holds tests of the same
-// numbers and runs them against each of them.
+// sim/) and every decorator keeps these promises; fabric_conformance_test.cc holds tests of the
+// same numbers and runs them against each of them.
 //
-//  F1  A signaled request yields exactly one Completion; an unsignaled one only if it fails.  kOk for
-//      a send or write means that it has taken effect at the peer, not that it left the host.
+//  F1  A signaled request yields exactly one Completion; an unsignaled one only if it fails.  kOk
+//      for a send or write means that it has taken effect at the peer, not that it left the host.
 //  F2  On one connection requests take effect at the peer in posting order.  Nothing orders two
 //      connections, nor a send completion and the arrival of the peer's answer.
-//  F3  The first failure breaks the connection: everything else still posted on it, before or after,
-//      completes as kFlushed, signaled or not.  Posting itself cannot fail.  A broken connection
-//      reports kDisconnected exactly once, on each side.
-//  F4  A failed or flushed write reached the peer wholly, in part or not at all, and may still land
-//      until the peer too has seen kDisconnected.
-//  F5  kSend, kSendImm, kSendInvalidate and kWriteImm consume one posted receive at the peer; kWrite
-//      none.  Keeping receives posted is the caller's duty: without one the sender may be kept
-//      waiting or broken with kNoReceive.
+//  F3  The first failure breaks the connection: everything else still posted on it, before or
+//      after, completes as kFlushed, signaled or not.  Posting itself cannot fail.  A broken
+//      connection reports kDisconnected exactly once, on each side.
+//  F4  A failed or flushed write reached the peer wholly, in part or not at all, and may still
+//      land until the peer too has seen kDisconnected.
+//  F5  kSend, kSendImm, kSendInvalidate and kWriteImm consume one posted receive at the peer;
+//      kWrite none.  Keeping receives posted is the caller's duty: without one the sender may be
+//      kept waiting or broken with kNoReceive.
 //  F6  A write outside a region registered for remote writing, across its end, or with a stale or
 //      foreign rkey touches no byte and breaks the connection (kRemoteAccess).  A message longer
 //      than the posted receive touches no byte beyond it and breaks the connection.
 //  F7  Nothing blocks and nothing calls back: progress is made, and seen, in Poll*() alone.  Posts
 //      may be held until the next Flush().
-//  F8  A Poller and its connections belong to one thread.  A Fabric may be used from any.  An Incoming
-//      may be handed from the thread that got it to the thread that accepts it.
-//  F9  The source of a send or write is in use until a completion that covers it: its own, or one of a
-//      later signaled request of the same connection.  A receive's buffers are in use until its
-//      completion.
-//  F10 After kDisconnected has been reported, once drained() is true nothing of this connection touches
-//      the caller's memory any more, neither sources, nor receives, nor regions that the peer wrote
-//      to through it.  Only then may it be destroyed.  Completions stop coming before that.
-//  F11 kSendInvalidate kills the rkey it names before the peer's receive completes; later writes with
-//      that rkey fail as in F6.  Only regions registered as kRemoteInvalidate can be named: naming
-//      another breaks the connection and kills nothing.
+//  F8  A Poller and its connections belong to one thread.  A Fabric may be used from any.  An
+//      Incoming may be handed from the thread that got it to the thread that accepts it.
+//  F9  The source of a send or write is in use until a completion that covers it: its own, or one
+//      of a later signaled request of the same connection.  A receive's buffers are in use until
+//      its completion.
+//  F10 After kDisconnected has been reported, once drained() is true nothing of this connection
+//      touches the caller's memory any more, neither sources, nor receives, nor regions that the
+//      peer wrote to through it.  Only then may it be destroyed.  Completions stop coming before
+//      that.
+//  F11 kSendInvalidate kills the rkey it names before the peer's receive completes; later writes
+//      with that rkey fail as in F6.  Only regions registered as kRemoteInvalidate can be named:
+//      naming another breaks the connection and kills nothing.
 //  F12 Receives posted before the connection is established count, and are there before the first
 //      message of the peer.  Sends may be posted once kEstablished was reported (active side) or
-//      from Accept() on (passive side); a message may arrive before the passive side's kEstablished.
-//  F13 Through a connection with ConnectionOptions::exposed_only the peer can write to regions given
-//      to its Expose() alone: any other key is foreign to it (F6), however the peer came by it.
+//      from Accept() on (passive side); a message may arrive before the passive side's
+//      kEstablished.
+//  F13 Through a connection with ConnectionOptions::exposed_only the peer can write to regions
+//      given to its Expose() alone: any other key is foreign to it (F6), however the peer came by
+//      it.
 #pragma once
 
 #include <cstddef>
@@ -66,12 +69,18 @@ struct RemoteAddress {
 };
 
 enum class Access : std::uint8_t {
-  kLocal,             // The NIC may read and write it for its owner: sources and receives.
-  kRemoteWrite,       // Also: the peer of any connection of this fabric (but F13) may write with it.
+  kLocal,        // The NIC may read and write it for its owner: sources and receives.
+  kRemoteWrite,  // Also: the peer of any connection of this fabric (but F13) may write with it.
   kRemoteInvalidate,  // Also: kSendInvalidate may kill the rkey.
 };
 enum class Opcode : std::uint8_t {
-  kSend, kSendImm, kSendInvalidate, kWrite, kWriteImm,  // Posted by PostSend().
+  // Posted by PostSend().
+  kSend,
+  kSendImm,
+  kSendInvalidate,
+  kWrite,
+  kWriteImm,
+  // Of completed receives.
   kReceive,         // A completed receive that a kSend* consumed.
   kReceiveWriteImm  // A completed receive that a kWriteImm consumed; byte_count is what it wrote.
 };
@@ -126,8 +135,8 @@ class Connection {  // A connected RC queue pair, or what behaves like one.
   // Exceeding limits() is a bug in the caller (CHECK), not a condition to handle.
   virtual void PostSend(std::span<const SendRequest> requests) = 0;
   virtual void PostReceive(std::span<const ReceiveRequest> requests) = 0;
-  virtual void Disconnect() = 0;  // Idempotent.  kDisconnected follows.
-  virtual void Expose(const Region& region) = 0;  // F13.
+  virtual void Disconnect() = 0;                   // Idempotent.  kDisconnected follows.
+  virtual void Expose(const Region& region) = 0;   // F13.
   [[nodiscard]] virtual bool drained() const = 0;  // F10.
   [[nodiscard]] virtual const Limits& limits() const = 0;
   // For people: "10.0.0.1:4711" and "10.0.0.2:1234".
@@ -137,9 +146,9 @@ class Connection {  // A connected RC queue pair, or what behaves like one.
 
 // What the caller asks of a new connection.
 struct ConnectionOptions {
-  Limits limits;              // Asked for; Connection::limits() says what was granted (never less, or
-                              // the call fails).
-  std::uint64_t context = 0;  // Comes back in every CmEvent of this connection.
+  // Asked for; Connection::limits() says what was granted (never less, or the call fails).
+  Limits limits;
+  std::uint64_t context = 0;                 // Comes back in every CmEvent of this connection.
   std::span<const ReceiveRequest> receives;  // Posted before the peer can send anything (F12).
   bool exposed_only = false;  // F13: for peers that must not reach what was lent to others.
 };
@@ -162,22 +171,23 @@ struct CmEvent {
   enum class Kind : std::uint8_t {
     kIncoming,
     kEstablished,
-    kRejected,      // private_data says why, if the peer sent any.  The connection is dead and drained.
+    kRejected,  // private_data says why, if the peer sent any.  The connection is dead and drained.
     kUnreachable,   // No route, nobody listens, no answer.  The connection is dead and drained.
     kDisconnected,  // After kEstablished (or Accept).  Wait for drained(), then destroy.
   };
   Kind kind = Kind::kDisconnected;
-  std::uint64_t context = 0;                // ConnectionOptions::context; the listener's for kIncoming.
-  Connection* connection = nullptr;         // All but kIncoming.
-  std::unique_ptr<Incoming> incoming;       // kIncoming.
-  std::span<const std::byte> private_data;  // kEstablished, kRejected; valid until the next PollEvents().
-                                            // May be longer than what was sent, padded with zeros.
+  std::uint64_t context = 0;           // ConnectionOptions::context; the listener's for kIncoming.
+  Connection* connection = nullptr;    // All but kIncoming.
+  std::unique_ptr<Incoming> incoming;  // kIncoming.
+  // kEstablished, kRejected; valid until the next PollEvents().  May be longer than what was sent,
+  // padded with zeros.
+  std::span<const std::byte> private_data;
   int error = 0;  // kUnreachable, kDisconnected: a negative errno for people, 0 if none is known.
 };
 
 class Listener {
  public:
-  virtual ~Listener() = default;  // Stops listening.
+  virtual ~Listener() = default;                                  // Stops listening.
   [[nodiscard]] virtual SocketAddress local_address() const = 0;  // With the port that was bound.
 };
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an export stands on: a volume that executes block IOs.  A Backend is opened once, on the control
-// thread; each reactor that serves it gets a BackendQueue of its own, used on that thread alone.
+// What an export stands on: a volume that executes block IOs.  A Backend is opened once, on the
+// control thread; each reactor that serves it gets a BackendQueue of its own, used on that thread
+// alone.
 //
-//   B1  Every IO submitted completes exactly once, by BackendIo::OnBackendDone() on the queue's thread,
-//       possibly from inside Submit().
+//   B1  Every IO submitted completes exactly once, by BackendIo::OnBackendDone() on the queue's
+//       thread, possibly from inside Submit().
 //   B2  Ranges, alignment, access mode and supported operations were checked by the caller against
 //       geometry(): a backend may CHECK them.
 //   B3  A write's data is stable storage only after a later flush, or if it carries `fua`.
@@ -27,7 +28,7 @@ namespace ibnbd::rnbd {
 inline constexpr std::uint64_t kSectorSize = 512;  // Always; a block is the export's logical block.
 
 struct Geometry {
-  std::uint64_t size_bytes = 0;  // A multiple of the logical block size.
+  std::uint64_t size_bytes = 0;              // A multiple of the logical block size.
   std::uint32_t logical_block_size = 512;    // Power of two, 512..32768 (LE16 on the wire).
   std::uint32_t physical_block_size = 4096;  // Power of two, >= logical, <= 32768 as sent.
   std::uint32_t discard_bytes_max = 0;       // Per request; 0: discard is not supported.
@@ -35,10 +36,11 @@ struct Geometry {
   std::uint32_t discard_alignment = 0;       // Bytes.
   std::uint32_t write_zeroes_bytes_max = 0;  // Per request; 0: not supported.
   std::uint32_t secure_erase_bytes_max = 0;  // 0: refused.
-  bool write_cache = true;   // Completed writes may be volatile: flushes matter.
-  bool fua = true;           // Single writes can be made stable.
-  bool read_only = false;    // The volume itself cannot be written.
-  std::uint64_t volume_id = 0;  // Stable over restarts, different for different volumes; 0: not known.
+  bool write_cache = true;                   // Completed writes may be volatile: flushes matter.
+  bool fua = true;                           // Single writes can be made stable.
+  bool read_only = false;                    // The volume itself cannot be written.
+  // Stable over restarts, different for different volumes; 0: not known.
+  std::uint64_t volume_id = 0;
 };
 
 enum class BackendOp : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, kSecureErase };
@@ -46,18 +48,20 @@ enum class BackendOp : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZer
 class BackendIo {
  public:
   BackendOp op = BackendOp::kRead;
-  bool fua = false;       // kWrite, kWriteZeroes, kDiscard.
-  bool preflush = false;  // kWrite: everything completed before is made stable first.
-  bool no_unmap = false;  // kWriteZeroes: the blocks must stay allocated.
-  std::uint64_t offset = 0;   // Bytes; block aligned.
-  std::uint32_t length = 0;   // Bytes; block aligned; 0 for kFlush.
-  std::span<std::byte> data;  // kRead, kWrite: exactly `length` bytes, page aligned when it is a chunk's.
+  bool fua = false;          // kWrite, kWriteZeroes, kDiscard.
+  bool preflush = false;     // kWrite: everything completed before is made stable first.
+  bool no_unmap = false;     // kWriteZeroes: the blocks must stay allocated.
+  std::uint64_t offset = 0;  // Bytes; block aligned.
+  std::uint32_t length = 0;  // Bytes; block aligned; 0 for kFlush.
+  // kRead, kWrite: exactly `length` bytes, page aligned when it is a chunk's.
+  std::span<std::byte> data;
   int registered_buffer = -1;  // Slot in the reactor's IoRing that covers `data`, or -1.
 
   // 0 or a negative errno.
   virtual void OnBackendDone(int error) = 0;
 
-  // For the backend's own use while the IO is with it: embedded state, so that nothing is allocated.
+  // For the backend's own use while the IO is with it: embedded state, so that nothing is
+  // allocated.
   struct Scratch {
     alignas(16) std::byte bytes[96];
   } scratch;

@@ -97,7 +97,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   bool open_in_flight_ = false;
   bool has_device_id_ = false;  // The server has it open for us.
   bool gone_ = false;
-  std::int64_t lost_at_ns_ = -1;  // Since when IOs are held; -1: they are not.
+  std::int64_t lost_at_ns_ = -1;        // Since when IOs are held; -1: they are not.
   std::int64_t refused_since_ns_ = -1;  // The first open; -1: it was not.
   Timer retry_timer_;
   Timer loss_timer_;
