@@ -116,7 +116,6 @@ class EventLoop {
   bool ring_created_ = false;
   bool deferred_ = false;  // DEFER_TASKRUN: the kernel runs its work for us when we enter.
   bool submitted_ = false;
-  bool queue_progress_ = false;  // Callbacks ran in this turn.
   std::int64_t now_ns_ = 0;
   std::int64_t next_tick_ns_ = 0;
   std::int64_t spin_ns_ = 0;

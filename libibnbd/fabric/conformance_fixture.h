@@ -87,11 +87,11 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
   void SetUp() override {
     world_ = GetParam().create();
     for (int host = 0; host < 2; ++host) {
-      sides_[host].poller = &world_->poller(host, 0);
-      lanes_[host].poller = &world_->poller(host, 1);
-      arenas_[host] = *Arena::Create(kAreaSize);
+      sides_[Index(host)].poller = &world_->poller(host, 0);
+      lanes_[Index(host)].poller = &world_->poller(host, 1);
+      arenas_[Index(host)] = *Arena::Create(kAreaSize);
       std::fill(area(host).begin(), area(host).end(), std::byte{0xee});
-      regions_[host] = *world_->fabric(host).Register(area(host), Access::kRemoteWrite);
+      regions_[Index(host)] = *world_->fabric(host).Register(area(host), Access::kRemoteWrite);
     }
   }
   void TearDown() override {
@@ -111,9 +111,9 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
                        [](const auto& e) { return !e || e->drained(); });
   }
 
-  std::span<std::byte> area(int host) { return arenas_[host].bytes(); }
-  Side& side(int host) { return sides_[host]; }
-  Connection& end(int host) { return *ends_[host]; }
+  std::span<std::byte> area(int host) { return arenas_[Index(host)].bytes(); }
+  Side& side(int host) { return sides_[Index(host)]; }
+  Connection& end(int host) { return *ends_[Index(host)]; }
   Fabric& fabric(int host) { return world_->fabric(host); }
 
   void Pump() {
@@ -135,7 +135,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
   }
 
   void Listen(int host) {
-    auto listener = sides_[host].poller->Listen(world_->listen_address(host), 77);
+    auto listener = sides_[Index(host)].poller->Listen(world_->listen_address(host), 77);
     ASSERT_TRUE(listener.ok()) << listener.status();
     listener_ = *std::move(listener);
   }
@@ -174,10 +174,12 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
 
   // A piece of a host's area.
   Sge Piece(int host, std::size_t offset, std::size_t length) {
-    return {area(host).data() + offset, static_cast<std::uint32_t>(length), regions_[host]->lkey()};
+    return {area(host).data() + offset, static_cast<std::uint32_t>(length),
+            regions_[Index(host)]->lkey()};
   }
   RemoteAddress Remote(int host, std::size_t offset) {
-    return {reinterpret_cast<std::uintptr_t>(area(host).data()) + offset, regions_[host]->rkey()};
+    return {reinterpret_cast<std::uintptr_t>(area(host).data()) + offset,
+            regions_[Index(host)]->rkey()};
   }
   void Fill(int host, std::size_t offset, std::size_t length, int value) {
     std::memset(area(host).data() + offset, value, length);

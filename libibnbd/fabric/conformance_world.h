@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +16,9 @@
 #include "fabric/fabric.h"
 
 namespace ibnbd::fabric {
+
+// Hosts and lanes are 0 or 1, and index arrays.
+inline std::size_t Index(int number) { return static_cast<std::size_t>(number); }
 
 class ConformanceWorld {
  public:

@@ -49,7 +49,6 @@ class SimGround final : public Ground {
   void Progress() override { world_.RunFor(50 * kNsPerUs); }
 
  private:
-  static std::size_t Index(int value) { return static_cast<std::size_t>(value); }
   sim::World world_;
   std::array<sim::Host*, 2> hosts_{};
   std::array<std::array<Reactor*, 2>, 2> reactors_{};

@@ -16,15 +16,16 @@ class TcpWorld final : public ConformanceWorld {
  public:
   TcpWorld() {
     for (int host = 0; host < 2; ++host) {
-      fabrics_[host] = *tcp::CreateTcpFabric();
+      fabrics_[Index(host)] = *tcp::CreateTcpFabric();
       for (int lane = 0; lane < 2; ++lane) {
-        reactors_[host][lane] = *Reactor::Create(clock_, ReactorOptions{});
-        pollers_[host][lane] = *fabrics_[host]->CreatePoller(*reactors_[host][lane]);
+        reactors_[Index(host)][Index(lane)] = *Reactor::Create(clock_, ReactorOptions{});
+        pollers_[Index(host)][Index(lane)] =
+            *fabrics_[Index(host)]->CreatePoller(*reactors_[Index(host)][Index(lane)]);
       }
     }
   }
-  Fabric& fabric(int host) override { return *fabrics_[host]; }
-  Poller& poller(int host, int lane) override { return *pollers_[host][lane]; }
+  Fabric& fabric(int host) override { return *fabrics_[Index(host)]; }
+  Poller& poller(int host, int lane) override { return *pollers_[Index(host)][Index(lane)]; }
   SocketAddress listen_address(int) override { return *ResolveAddress("127.0.0.1", 0); }
   SocketAddress dead_address() override {
     // A port that was ours a moment ago.

@@ -17,7 +17,7 @@ namespace {
 class Worker {
  public:
   Worker(ClientNode& client, Device& device, std::uint32_t index, std::uint64_t seed)
-      : client_(client), device_(device), index_(index), prng_(seed) {
+      : device_(device), index_(index), prng_(seed) {
     size_ = index % 4 == 3 ? 200 << 10 : 8 << 10;  // Some are split.
     write_ = client.Make(IoOp::kWrite, Offset(), size_, Offset());
     read_ = client.Make(IoOp::kRead, Offset(), size_, (16 << 20) + Offset());
@@ -55,7 +55,6 @@ class Worker {
     Step();
   }
 
-  ClientNode& client_;
   Device& device_;
   const std::uint32_t index_;
   Prng prng_;
