@@ -50,9 +50,15 @@ std::string Identity(const std::string& disk, const std::string& partition, dev_
 
 }  // namespace
 
+absl::StatusOr<std::uint64_t> BlockDeviceSize(int fd) {
+  std::uint64_t size = 0;
+  if (ioctl(fd, BLKGETSIZE64, &size) != 0) return ErrnoStatus(errno, "BLKGETSIZE64");
+  return size;
+}
+
 absl::StatusOr<BlockDeviceFacts> ExamineBlockDevice(int fd, dev_t device) {
   BlockDeviceFacts facts;
-  if (ioctl(fd, BLKGETSIZE64, &facts.size_bytes) != 0) return ErrnoStatus(errno, "BLKGETSIZE64");
+  ASSIGN_OR_RETURN(facts.size_bytes, BlockDeviceSize(fd));
   int logical = 0;
   if (ioctl(fd, BLKSSZGET, &logical) != 0) return ErrnoStatus(errno, "BLKSSZGET");
   unsigned physical = 0;

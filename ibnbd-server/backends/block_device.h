@@ -26,5 +26,6 @@ struct BlockDeviceFacts {
 };
 
 absl::StatusOr<BlockDeviceFacts> ExamineBlockDevice(int fd, dev_t device);
+absl::StatusOr<std::uint64_t> BlockDeviceSize(int fd);  // Bytes.
 
 }  // namespace ibnbd

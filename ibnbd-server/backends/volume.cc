@@ -286,17 +286,43 @@ void Volume::ProbeRanges() {
 }
 
 void Volume::CheckSize() {
-  struct stat st {};
-  if (is_block_device_ || fstat(fd_.get(), &st) != 0) return;
-  const auto size = static_cast<std::uint64_t>(st.st_size);
-  std::uint64_t intact = intact_bytes_.load(std::memory_order_relaxed);
-  while (size < intact) {
-    if (intact_bytes_.compare_exchange_weak(intact, size, std::memory_order_relaxed)) {
-      LOG_ERROR("volume ", path_, ": shrunk to ", size, " bytes while it was served; IO behind ",
-                "that fails until it is attached again");
-      return;
-    }
+  if (is_block_device_) return;
+  for (;;) {
+    // First what we believe, then what is: RefreshSize() may be at work, and then this tries again.
+    std::uint64_t intact = intact_bytes_.load(std::memory_order_acquire);
+    struct stat st {};
+    if (fstat(fd_.get(), &st) != 0) return;
+    const auto size = static_cast<std::uint64_t>(st.st_size);
+    if (size >= intact) return;
+    if (!intact_bytes_.compare_exchange_strong(intact, size, std::memory_order_acq_rel)) continue;
+    LOG_ERROR("volume ", path_, ": shrunk to ", size, " bytes while it was served; IO behind ",
+              "that fails until it is attached again");
+    return;
   }
+}
+
+absl::StatusOr<std::uint64_t> Volume::SizeNow() const {
+  if (is_block_device_) return BlockDeviceSize(fd_.get());
+  struct stat st {};
+  if (fstat(fd_.get(), &st) != 0) return ErrnoStatus(errno, "stat");
+  return static_cast<std::uint64_t>(st.st_size);
+}
+
+void Volume::RefreshSize() {
+  CheckSize();
+  std::uint64_t intact = intact_bytes();
+  if (intact != geometry_.size_bytes) return;  // Something was cut off: that stays lost.
+  const absl::StatusOr<std::uint64_t> found = SizeNow();
+  if (!found.ok()) {
+    LOG_WARN("volume ", path_, ": its size cannot be told: ", found.status().message());
+    return;
+  }
+  const std::uint64_t size = *found - *found % geometry_.logical_block_size;
+  if (size <= geometry_.size_bytes) return;
+  // A reactor that finds the file shrunk at this moment wins.
+  if (!intact_bytes_.compare_exchange_strong(intact, size, std::memory_order_acq_rel)) return;
+  LOG_INFO("volume ", path_, ": grown from ", geometry_.size_bytes, " to ", size, " bytes");
+  geometry_.size_bytes = size;
 }
 
 RangeMethod Volume::Method(RangeUse use) const {

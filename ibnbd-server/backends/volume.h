@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A regular file or a block device, opened, locked and examined: all that is learned before the
 // first IO.  Made on a control thread (it may block), then read by the queues of all reactors; what
-// changes later is atomic.
+// changes later is atomic, but for the size in geometry(), which belongs to the control thread.
 //
 // The lock (volume_lock.h) is the fence between servers: an IO that a killed predecessor left in
 // the kernel keeps its open file, and with it the lock, until it has landed.  So opening waits for
@@ -61,6 +61,9 @@ class Volume {
   [[nodiscard]] std::uint64_t device() const { return device_; }  // st_dev, or st_rdev of a device.
   [[nodiscard]] std::uint64_t inode() const { return inode_; }    // 0 for a device.
 
+  // Takes the size again, if it has grown; of a file that was ever shrunk, never.  Control thread.
+  void RefreshSize();
+
   // --- Any thread, from here on. ---
   // How much of the file is still what was opened.  Somebody may shrink the file; what was cut off
   // stays lost even if it grows again: it would read as zeros that nobody wrote.
@@ -90,6 +93,7 @@ class Volume {
   void UseBuffered(const std::string& why);
   absl::Status FitBlockSize(std::uint32_t block_size_min);
   void ProbeRanges();
+  [[nodiscard]] absl::StatusOr<std::uint64_t> SizeNow() const;
 
   const std::string path_;
   const VolumeOptions options_;

@@ -178,6 +178,30 @@ TEST_F(VolumeTest, ProbingChangesNeitherSizeNorBlocks) {
   EXPECT_EQ(before.st_blocks, after.st_blocks);
 }
 
+TEST_F(VolumeTest, AFileThatHasGrownIsServedInWholeBlocks) {
+  const std::string path = dir_.MakeFile("a.img", 1 << 20);
+  const auto backend = Open(path);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  const std::uint32_t block = (*backend)->geometry().logical_block_size;
+  ASSERT_EQ(truncate(path.c_str(), (2 << 20) + block / 2), 0);
+  EXPECT_EQ((*backend)->geometry().size_bytes, 1u << 20);  // Nobody has looked.
+  (*backend)->RefreshSize();
+  EXPECT_EQ((*backend)->geometry().size_bytes, 2u << 20);
+}
+
+TEST_F(VolumeTest, AFileThatWasShrunkDoesNotGrowAgain) {
+  const std::string path = dir_.MakeFile("a.img", 1 << 20);
+  const auto backend = Open(path);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  ASSERT_EQ(truncate(path.c_str(), 4096), 0);
+  (*backend)->RefreshSize();
+  ASSERT_EQ(truncate(path.c_str(), 4 << 20), 0);
+  (*backend)->RefreshSize();
+  EXPECT_EQ((*backend)->geometry().size_bytes, 1u << 20);
+  const auto& file = dynamic_cast<const FileBackend&>(**backend);
+  EXPECT_EQ(file.volume().intact_bytes(), 4096u);
+}
+
 TEST_F(VolumeTest, ABlockSizeAskedForIsTheGeometrys) {
   VolumeOptions options;
   options.block_size = 4096;

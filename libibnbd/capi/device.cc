@@ -18,6 +18,7 @@ constexpr std::size_t kNameSizeMax = 255;
 
 struct OpenedDevice {
   rnbd::Device* impl = nullptr;
+  rnbd::DeviceInfo info;
   std::vector<rnbd::DeviceQueue*> queues;
 };
 
@@ -57,7 +58,7 @@ absl::StatusOr<OpenedDevice> OpenOnControl(ibnbd_session& session, const std::st
         client->OpenDevice(name, mode, policy,
                            [done, queue_count](const absl::StatusOr<rnbd::Device*>& device) {
                              if (!device.ok()) return done(device.status());
-                             OpenedDevice opened{*device, {}};
+                             OpenedDevice opened{*device, (*device)->info(), {}};
                              for (std::size_t i = 0; i < queue_count; ++i) {
                                opened.queues.push_back(&(*device)->queue(i));
                              }
@@ -74,7 +75,8 @@ std::unique_ptr<ibnbd_device> MakeDevice(ibnbd_session& session, const OpenedDev
   auto device = std::make_unique<ibnbd_device>();
   device->session = &session;
   device->impl = opened.impl;
-  device->info = opened.impl->info();
+  device->info = opened.info;
+  device->size_bytes.store(opened.info.size_bytes, std::memory_order_relaxed);
   device->read_only = device->info.read_only || access == IBNBD_READ_ONLY;
   device->lanes = std::make_unique<ibnbd_device::Lane[]>(opened.queues.size());
   for (std::size_t i = 0; i < opened.queues.size(); ++i) device->lanes[i].queue = opened.queues[i];
@@ -136,7 +138,7 @@ std::uint32_t StateOf(rnbd::DeviceState state) {
 
 void FillConstants(const ibnbd_device& device, struct ibnbd_device_info& out) {
   const rnbd::DeviceInfo& info = device.info;
-  out.size = info.size_bytes;
+  out.size = device.size_bytes.load(std::memory_order_relaxed);
   out.logical_block_size = info.logical_block_size;
   out.physical_block_size = info.physical_block_size;
   out.io_size_max = info.io_size_max;
@@ -221,6 +223,19 @@ int ibnbd_device_set_fail_after(ibnbd_device* device, int64_t fail_after_ms) {
         done(true);
       });
   return answer.ok() ? Succeed() : Fail(kCall, answer.status());
+}
+
+int ibnbd_device_refresh(ibnbd_device* device, uint32_t timeout_ms) {
+  constexpr char kCall[] = "ibnbd_device_refresh";
+  if (const int error = CheckDevice(kCall, device)) return error;
+  auto size =
+      CallControl<std::uint64_t>(*device->session, timeout_ms * kNsPerMs, [device](auto done) {
+        if (device->closing.load()) return done(absl::UnavailableError("the device was closed"));
+        device->session->client->RefreshDevice(device->impl, std::move(done));
+      });
+  if (!size.ok()) return Fail(kCall, ibnbd::Annotate(size.status(), device->session->uri));
+  device->size_bytes.store(*size, std::memory_order_relaxed);
+  return Succeed();
 }
 
 int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out) {

@@ -51,8 +51,9 @@ struct ibnbd_device {
   };
 
   ibnbd_session* session = nullptr;
-  ibnbd::rnbd::DeviceInfo info;  // Constant.
-  bool read_only = false;        // By the server, or because it was opened so.
+  ibnbd::rnbd::DeviceInfo info;              // Constant.
+  std::atomic<std::uint64_t> size_bytes{0};  // What info says, or more: ibnbd_device_refresh().
+  bool read_only = false;                    // By the server, or because it was opened so.
   ibnbd::rnbd::Device* impl = nullptr;
   std::unique_ptr<Lane[]> lanes;
   std::atomic<bool> closing{false};  // New IOs are refused.

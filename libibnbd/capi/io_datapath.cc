@@ -46,7 +46,8 @@ constexpr OpRule kOpRules[] = {
 static_assert(IBNBD_OP_READ == 0 && IBNBD_OP_WRITE == 1 && IBNBD_OP_FLUSH == 2 &&
               IBNBD_OP_DISCARD == 3 && IBNBD_OP_SECURE_ERASE == 4 && IBNBD_OP_WRITE_ZEROES == 5);
 
-int CheckRange(const OpRule& rule, const DeviceInfo& info, const ibnbd_io& io) {
+int CheckRange(const OpRule& rule, const ibnbd_device& device, const ibnbd_io& io) {
+  const DeviceInfo& info = device.info;
   const auto offset = static_cast<unsigned long long>(io.offset);
   const auto length = static_cast<unsigned long long>(io.length);
   if (rule.op == IoOp::kFlush) {
@@ -60,9 +61,10 @@ int CheckRange(const OpRule& rule, const DeviceInfo& info, const ibnbd_io& io) {
     return Fail(-EINVAL, "%s: %s of %llu bytes at %llu on %s: not a multiple of its block size %u",
                 kCall, rule.name, length, offset, info.name.c_str(), info.logical_block_size);
   }
-  if (io.offset > info.size_bytes || io.length > info.size_bytes - io.offset) {
+  const std::uint64_t size = device.size_bytes.load(std::memory_order_relaxed);
+  if (io.offset > size || io.length > size - io.offset) {
     return Fail(-EINVAL, "%s: %s of %llu bytes at %llu ends behind the %llu bytes of %s", kCall,
-                rule.name, length, offset, static_cast<unsigned long long>(info.size_bytes),
+                rule.name, length, offset, static_cast<unsigned long long>(size),
                 info.name.c_str());
   }
   return 0;
@@ -136,7 +138,7 @@ int Check(const ibnbd_queue& queue, const ibnbd_device& device, const ibnbd_io& 
                 io.flags & ~rule.flags_allowed, rule.name);
   }
   if (const int error = CheckPermission(rule, device)) return error;
-  if (const int error = CheckRange(rule, device.info, io)) return error;
+  if (const int error = CheckRange(rule, device, io)) return error;
   return CheckData(rule, queue, io);
 }
 

@@ -81,6 +81,9 @@ class Backend {
   virtual ~Backend() = default;  // Requires: no queues.
   [[nodiscard]] virtual const Geometry& geometry() const = 0;
   [[nodiscard]] virtual std::string Describe() const = 0;  // "file /srv/vol0.img, O_DIRECT".
+  // Looks whether the volume has grown; geometry().size_bytes says so from then on.  It never
+  // shrinks.  Control thread, as all readers of geometry().size_bytes must be.
+  virtual void RefreshSize() {}
   // `io_count_max`: how many IOs may be outstanding on the queue at once.  On the reactor's thread.
   virtual absl::StatusOr<std::unique_ptr<BackendQueue>> CreateQueue(Reactor& reactor,
                                                                     std::uint32_t io_count_max) = 0;

@@ -56,6 +56,10 @@ void Client::Close(std::int64_t deadline_ns, std::function<void()> done) {
 void Client::SetLossPolicy(Device* device, const LossPolicy& policy) {
   static_cast<DeviceImpl*>(device)->SetLossPolicy(policy);
 }
+void Client::RefreshDevice(Device* device,
+                           std::function<void(absl::StatusOr<std::uint64_t>)> done) {
+  static_cast<DeviceImpl*>(device)->Refresh(std::move(done));
+}
 rtrs::ClientSession& Client::session() { return impl_->session(); }
 bool Client::closed() const { return impl_->closed(); }
 

@@ -131,6 +131,10 @@ class Client final : public rtrs::ClientSessionObserver {
   // a lane that nobody polls is waited for.  Opens that are pending fail (kCancelled).
   void Close(std::int64_t deadline_ns, std::function<void()> done);
   void SetLossPolicy(Device* device, const LossPolicy& policy);
+  // Asks the server how large the volume is now; the queues take IOs up to there before `done`.
+  // A volume that has shrunk, or is another one, is an error.
+  void RefreshDevice(Device* device,
+                     std::function<void(absl::StatusOr<std::uint64_t> size_bytes)> done);
   [[nodiscard]] rtrs::ClientSession& session();
   [[nodiscard]] bool closed() const;
 
@@ -149,7 +153,8 @@ class Client final : public rtrs::ClientSessionObserver {
 class Device {
  public:
   virtual ~Device() = default;
-  // Any thread: constant after the device has been opened for the first time.
+  // Constant after the device has been opened for the first time, and then for any thread; but for
+  // size_bytes, which grows and is the control thread's.
   [[nodiscard]] virtual const DeviceInfo& info() const = 0;
   virtual DeviceQueue& queue(std::size_t lane) = 0;
   // Control thread.

@@ -119,6 +119,8 @@ void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
   if (first) {
     info_ = std::move(info);
     OnFirstOpen();
+  } else {
+    GrowTo(info.size_bytes);
   }
   OnOpen();
 }
@@ -183,11 +185,52 @@ absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
   if (writes && found.write_zeroes_bytes_max < info_.write_zeroes_bytes_max) {
     return refuse("write-zeroes limit", info_.write_zeroes_bytes_max, found.write_zeroes_bytes_max);
   }
-  if (found.size_bytes > info_.size_bytes) {
-    LOG_WARN(Name(), " has grown from ", info_.size_bytes, " to ", found.size_bytes,
-             " bytes: open it anew to use them");
-  }
   return absl::OkStatus();
+}
+
+void DeviceImpl::GrowTo(std::uint64_t size_bytes) {
+  if (size_bytes <= info_.size_bytes) return;
+  LOG_INFO(Name(), " has grown from ", info_.size_bytes, " to ", size_bytes, " bytes");
+  info_.size_bytes = size_bytes;
+  for (const auto& queue : queues_) queue->GrowTo(size_bytes);
+}
+
+// Asks by opening again what is open: any server then says how large it is now.
+void DeviceImpl::Refresh(RefreshDone done) {
+  if (state_ != DeviceState::kOpen || !ready_ || open_in_flight_) {
+    return done(absl::UnavailableError(absl::StrCat(Name(), " is not open now: ", reason_)));
+  }
+  proto::Open open;
+  open.access_mode = WireMode(mode_);
+  CHECK(proto::SetName(&open.dev_name, name_));
+  context_.calls.Start(
+      absl::StrCat("OPEN ", name_, " again"), proto::AsBytes(open), sizeof(proto::OpenRsp),
+      [self = shared_from_this(), done = std::move(done)](
+          int error, std::span<const std::byte> reply) { done(self->TakeRefresh(error, reply)); });
+}
+
+absl::StatusOr<std::uint64_t> DeviceImpl::TakeRefresh(int error, std::span<const std::byte> reply) {
+  if (error != 0) return OpenRefusal(name_, mode_, error);
+  proto::OpenRsp answer;
+  const char* reason = proto::DecodeOpenRsp(reply, &answer);
+  if (reason != nullptr) {
+    const absl::Status status = absl::InternalError(absl::StrCat("open ", name_, ": ", reason));
+    context_.session.ResetPath(status);
+    return status;
+  }
+  if (gone_ || state_ != DeviceState::kOpen || !UsesServerDevice(answer.device_id.get())) {
+    // It was closed or lost meanwhile, so this is another handle, which nobody wants.
+    if (ready_ && !UsesServerDevice(answer.device_id.get()) &&
+        !context_.others_use(*this, answer.device_id.get())) {
+      SendClose(answer.device_id.get(), [] {});
+    }
+    return absl::UnavailableError(absl::StrCat(Name(), " was lost or closed meanwhile"));
+  }
+  DeviceInfo found;
+  RETURN_IF_ERROR(TakeReply(answer, &found));
+  RETURN_IF_ERROR(CheckIdentity(found));
+  GrowTo(found.size_bytes);
+  return info_.size_bytes;
 }
 
 void DeviceImpl::OnFirstOpen() {

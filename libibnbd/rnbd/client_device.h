@@ -22,6 +22,7 @@ namespace ibnbd::rnbd {
 class DeviceImpl final : public Device, public std::enable_shared_from_this<DeviceImpl> {
  public:
   using OpenDone = std::function<void(absl::StatusOr<Device*>)>;
+  using RefreshDone = std::function<void(absl::StatusOr<std::uint64_t> size_bytes)>;
   struct Context {  // The client's; outlives the device.
     rtrs::Port& control;
     rtrs::ClientSession& session;
@@ -51,6 +52,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   void OnReady();
   void OnSessionDown(const absl::Status& why);
   void SetLossPolicy(const LossPolicy& policy);
+  void Refresh(RefreshDone done);
   // For a device that was never open: its open fails with `why`.
   void Abandon(const absl::Status& why);
   void Close(std::int64_t deadline_ns, std::function<void()> done);
@@ -60,6 +62,8 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   void OnOpenReply(int error, std::span<const std::byte> reply);
   absl::Status TakeReply(const proto::OpenRsp& reply, DeviceInfo* info) const;
   absl::Status CheckIdentity(const DeviceInfo& found) const;
+  absl::StatusOr<std::uint64_t> TakeRefresh(int error, std::span<const std::byte> reply);
+  void GrowTo(std::uint64_t size_bytes);
   void OnFirstOpen();
   DeviceQueueImpl::Opened TakeInstance();
   void OnOpen();

@@ -12,6 +12,7 @@ DeviceQueueImpl::DeviceQueueImpl(rtrs::ClientLane& lane, const DeviceInfo& info,
                                  std::function<void(std::uint32_t)> on_not_open)
     : lane_(lane),
       info_(info),
+      size_bytes_(info.size_bytes),
       on_not_open_(std::move(on_not_open)),
       ledger_(std::move(ledger)),
       parts_(io_parts_max) {}

@@ -62,6 +62,9 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
   // --- Any thread. ---
   [[nodiscard]] rtrs::ClientLane& lane() { return lane_; }
   void StartClosing() { closing_.store(true, std::memory_order_relaxed); }
+  void GrowTo(std::uint64_t size_bytes) {
+    size_bytes_.store(size_bytes, std::memory_order_relaxed);
+  }
   [[nodiscard]] std::uint32_t outstanding() const {
     return outstanding_.load(std::memory_order_acquire);
   }
@@ -114,7 +117,8 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
   [[nodiscard]] int EndError() const;  // Of the states that end IOs; 0 in the others.
 
   rtrs::ClientLane& lane_;
-  const DeviceInfo info_;  // A copy: the queue may outlive the device for a while.
+  const DeviceInfo info_;                  // A copy: the queue may outlive the device for a while.
+  std::atomic<std::uint64_t> size_bytes_;  // What info_ says, or more: volumes grow.
   const std::function<void(std::uint32_t)> on_not_open_;
   State state_ = State::kHeld;
   Opened opened_;

@@ -93,7 +93,8 @@ int DeviceQueueImpl::Check(const Io& io) const {
 int DeviceQueueImpl::CheckRange(const Io& io) const {
   const std::uint64_t mask = info_.logical_block_size - 1;
   if (io.length == 0 || ((io.offset | io.length) & mask) != 0) return -EINVAL;
-  if (io.offset > info_.size_bytes || io.length > info_.size_bytes - io.offset) return -EINVAL;
+  const std::uint64_t size = size_bytes_.load(std::memory_order_relaxed);
+  if (io.offset > size || io.length > size - io.offset) return -EINVAL;
   return 0;
 }
 

@@ -44,6 +44,17 @@ class ClientTest : public ::testing::Test {
     node_.Start();
   }
 
+  absl::StatusOr<std::uint64_t> Refresh(Device& device) {
+    absl::StatusOr<std::uint64_t> size = absl::UnknownError("not answered");
+    bool answered = false;
+    client_.client().RefreshDevice(&device, [&](absl::StatusOr<std::uint64_t> answer) {
+      size = std::move(answer);
+      answered = true;
+    });
+    EXPECT_TRUE(world_.RunUntil([&] { return answered; }, 60 * kNsPerSecond));
+    return size;
+  }
+
   sim::World world_{1, sim::FaultPlan{}};
   ServerNode node_{world_};
   ClientNode client_{world_, "client"};
@@ -326,6 +337,41 @@ TEST_F(ClientTest, AReaderGoesOnWhenTheVolumeBecomesReadOnly) {
   EXPECT_TRUE(world_.RunUntil([&] { return read->done_count > 0; }, 60 * kNsPerSecond))
       << (*device)->state_reason();
   EXPECT_EQ(read->result, 0);
+}
+
+TEST_F(ClientTest, AVolumeThatHasGrownIsUsedToItsEndOnceItWasAskedFor) {
+  Device* device = StartAndOpen();
+  disk_->GrowTo(2 * kDiskSize);
+  const auto beyond = client_.Make(IoOp::kWrite, 2 * kDiskSize - 4096, 4096);
+  EXPECT_EQ(device->queue(0).Submit(*beyond), -EINVAL);
+  EXPECT_EQ(Refresh(*device).value(), 2 * kDiskSize);
+  EXPECT_EQ(device->info().size_bytes, 2 * kDiskSize);
+  FillPattern(client_.memory().first(4096), 3);
+  EXPECT_EQ(client_.Run(*device, *client_.Make(IoOp::kWrite, 2 * kDiskSize - 4096, 4096), 1), 0);
+  EXPECT_EQ(std::memcmp(&disk_->current()[2 * kDiskSize - 4096], client_.memory().data(), 4096), 0);
+  EXPECT_EQ(Refresh(*device).value(), 2 * kDiskSize);
+}
+
+TEST_F(ClientTest, AskingForTheSizeDisturbsNoIo) {
+  Device* device = StartAndOpen();
+  backend_->HoldIos();
+  const auto write = client_.Make(IoOp::kWrite, 0, 4096);
+  ASSERT_EQ(device->queue(0).Submit(*write), 0);
+  world_.RunUntil([&] { return backend_->executing_count() == 1; }, 10 * kNsPerSecond);
+  disk_->GrowTo(2 * kDiskSize);
+  EXPECT_EQ(Refresh(*device).value(), 2 * kDiskSize);
+  EXPECT_EQ(write->done_count, 0);
+  backend_->Release();
+  EXPECT_TRUE(world_.RunUntil([&] { return write->done_count > 0; }, 10 * kNsPerSecond));
+  EXPECT_EQ(write->result, 0);
+  EXPECT_EQ(backend_->count(BackendOp::kWrite), 1u);  // Not issued again.
+}
+
+TEST_F(ClientTest, TheSizeCannotBeAskedForWhileTheServerIsAway) {
+  Device* device = StartAndOpen();
+  node_.Stop();
+  world_.RunUntil([&] { return device->state() == DeviceState::kHeld; }, 60 * kNsPerSecond);
+  EXPECT_EQ(Refresh(*device).status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(ClientTest, ASmallerVolumeIsRefusedOnReconnect) {

@@ -128,7 +128,8 @@ LaneDevice ServerSession::MakeLaneDevice(const Device& device, std::uint32_t rea
 }
 
 void ServerSession::InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void()> done) {
-  const Device& device = devices_.at(id);
+  Device& device = devices_.at(id);
+  device.size_bytes = device.exported->backend->geometry().size_bytes;
   std::vector<LaneDevice> by_reactor;
   for (std::uint32_t i = 0; i < context_.reactors.size(); ++i) {
     by_reactor.push_back(MakeLaneDevice(device, i));
@@ -173,6 +174,7 @@ int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, Io
   }
   const int error = TakeAccess(**found, mode);
   if (error != 0) return error;
+  (*found)->backend->RefreshSize();
   const std::uint32_t id = NewId();
   Device& device = devices_[id];
   device.name = name;
@@ -200,19 +202,24 @@ void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
                     [self = shared_from_this(), id, &request] { self->FinishOpen(id, request); });
 }
 
-// A device of the same name is open: the same id again, with more rights if there are more to be
-// had.
+// A device of the same name is open: the same id again, with more rights and a larger size if there
+// are to be had.
 int ServerSession::Reopen(Devices::iterator found, proto::AccessMode mode, IoRequest& request) {
   Device& device = found->second;
   if (device.state != Device::State::kOpen) return -EBUSY;
-  if (!IsWriter(mode) || IsWriter(device.mode)) {
+  device.exported->backend->RefreshSize();
+  const bool grown = device.size_bytes != device.exported->backend->geometry().size_bytes;
+  const bool upgraded = IsWriter(mode) && !IsWriter(device.mode);
+  if (!grown && !upgraded) {
     FinishOpen(found->first, request);
     return 1;
   }
-  const int error = TakeAccess(*device.exported, mode);
-  if (error != 0) return error;
-  ReturnAccess(*device.exported, device.mode);
-  device.mode = mode;
+  if (upgraded) {
+    const int error = TakeAccess(*device.exported, mode);
+    if (error != 0) return error;
+    ReturnAccess(*device.exported, device.mode);
+    device.mode = mode;
+  }
   device.state = Device::State::kOpening;
   InstallEverywhere(found->first, [self = shared_from_this(), id = found->first, &request] {
     self->FinishOpen(id, request);

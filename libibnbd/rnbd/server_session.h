@@ -70,6 +70,7 @@ class ServerSession final : public ControlMessageHandler,
     bool revoke_pending = false;       // Taken away while it was being opened.
     bool forget = false;               // Revoked and opened anew: nobody will close this id.
     OpenExport* open = nullptr;        // Null before and after it is used.
+    std::uint64_t size_bytes = 0;      // As the lanes know it.
     std::vector<IoRequest*> closers;   // CLOSE messages to be answered at the end.
   };
   using Devices = std::map<std::uint32_t, Device>;

@@ -169,6 +169,7 @@ int ServerSession::OnList(IoRequest& request) {
   std::size_t index = list.start_index.get();
   std::uint32_t count = 0;
   for (; index < exports.size() && count < fit; ++index) {
+    exports[index]->backend->RefreshSize();
     const proto::ListEntry entry = MakeListEntry(*exports[index]);
     if (entry.name[0] == '\0') continue;
     (void)proto::EncodeListEntry(room, count++, entry);  // It fits: count < fit.

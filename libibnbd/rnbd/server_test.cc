@@ -132,6 +132,21 @@ TEST_F(ServerTest, OpeningTheSameNameAgainGivesTheSameId) {
   EXPECT_EQ(vol0->queue_count(), 0u);
 }
 
+TEST_F(ServerTest, OpeningAVolumeAgainThatHasGrownTellsItsSizeToEveryLane) {
+  RawClient& client = AddClient(1);
+  ASSERT_TRUE(client.Open(2, "a"));
+  proto::OpenRsp opened;
+  ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+  const std::uint64_t sectors = opened.nsectors.get();
+  disk->GrowTo(2 * sectors * kSectorSize);
+  const auto last = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 2 * sectors - 8, 4096);
+  EXPECT_EQ(Write(client, 1, 3, last), -EINVAL);
+  EXPECT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+  EXPECT_EQ(opened.nsectors.get(), 2 * sectors);
+  EXPECT_EQ(Write(client, 1, 3, last), 0);
+  EXPECT_EQ(server.exports.at("vol0").writer_count, 1u);
+}
+
 TEST_F(ServerTest, WritesOnAReadOnlyDeviceAreRefusedByTheServer) {
   RawClient& client = AddClient(1);
   ASSERT_TRUE(client.Open(2, "a"));

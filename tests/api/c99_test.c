@@ -24,6 +24,7 @@ static const any_function kCalls[] = {
     (any_function)ibnbd_device_open,
     (any_function)ibnbd_device_close,
     (any_function)ibnbd_device_get_info,
+    (any_function)ibnbd_device_refresh,
     (any_function)ibnbd_device_set_fail_after,
     (any_function)ibnbd_buffer_alloc,
     (any_function)ibnbd_buffer_register,

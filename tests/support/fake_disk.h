@@ -46,6 +46,14 @@ class FakeDisk {
 
   [[nodiscard]] const Geometry& geometry() const { return geometry_; }
   void set_volume_id(std::uint64_t id) { geometry_.volume_id = id; }
+  void GrowTo(std::uint64_t size_bytes) {
+    CHECK(size_bytes >= geometry_.size_bytes);
+    geometry_.size_bytes = size_bytes;
+    current_.resize(size_bytes);
+    stable_.resize(size_bytes);
+    current_version_.resize(size_bytes / kBlock);
+    stable_version_.resize(size_bytes / kBlock);
+  }
   // What a read returns, and what would be left after a power loss that spares nothing.
   [[nodiscard]] std::span<std::byte> current() { return current_; }
   [[nodiscard]] std::span<const std::byte> stable() const { return stable_; }

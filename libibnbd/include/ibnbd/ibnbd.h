@@ -171,6 +171,10 @@ enum ibnbd_device_state {
   IBNBD_STATE_CLOSED = 4
 };
 int ibnbd_device_get_info(ibnbd_device *device, struct ibnbd_device_info *out);
+/* Asks the server how large the volume is now: if it has grown, ibnbd_device_get_info() says so and
+ * IOs may go there from then on.  A volume that has shrunk is an error, and nothing changes.
+ * -ENOTCONN: the device is not open now, as when the server is lost; -ETIMEDOUT: no answer in time. */
+int ibnbd_device_refresh(ibnbd_device *device, uint32_t timeout_ms);
 
 /* ---- Buffers.  Page-aligned memory is best; any alignment is accepted. ---- */
 /* Zeroed, page aligned. */
