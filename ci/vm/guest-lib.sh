@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# For scripts that run in the guest: `. "$VM_LIB"`.
+# shellcheck shell=bash
+
+# until_true SECONDS command...: polls.
+until_true() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $deadline ] || return 1
+    sleep 0.1
+  done
+}
+
+rdma_modules() { modprobe -a crc32_generic ib_uverbs rdma_cm rdma_ucm rdma_rxe; }
+gid_ready() { grep -q ffff: "/sys/class/infiniband/$1/ports/1/gids/"* 2>/dev/null; }
+
+# rxe_up [ADDRESS]: Soft-RoCE on a dummy device: both ends of every connection in this guest.
+rxe_up() {
+  local address=${1:-10.77.0.1}
+  rdma_modules || return 1
+  modprobe dummy numdummies=0 2>/dev/null
+  ip link add rdma0 type dummy
+  ip link set rdma0 mtu 9000 up
+  ip addr add "$address/24" dev rdma0
+  ip -6 addr add fd77::1/64 dev rdma0 nodad
+  rdma link add rxe0 type rxe netdev rdma0 || return 1
+  until_true 10 gid_ready rxe0
+}
+
+# rxe_veth: two Soft-RoCE devices with a wire between them that can lose, delay and be cut (tc qdisc on veth0, veth1):
+# rxe0 is 10.78.1.1 on veth0, rxe1 is 10.78.1.2 on veth1.  rxe of this kernel listens in the first network namespace
+# only, so rules send packets to our own other address over the wire.
+rxe_veth() {
+  rdma_modules || return 1
+  ip link add veth0 type veth peer name veth1
+  local device
+  for device in veth0 veth1; do ip link set "$device" mtu 9000; done
+  for device in all default veth0 veth1; do
+    echo 1 >"/proc/sys/net/ipv4/conf/$device/accept_local"
+    echo 0 >"/proc/sys/net/ipv4/conf/$device/rp_filter"
+    echo 1 >"/proc/sys/net/ipv4/conf/$device/arp_ignore"
+  done
+  ip addr add 10.78.1.1/32 dev veth0
+  ip addr add 10.78.1.2/32 dev veth1
+  ip link set veth0 up
+  ip link set veth1 up
+  ip route add 10.78.1.2/32 dev veth0 src 10.78.1.1 table 102
+  ip route add 10.78.1.1/32 dev veth1 src 10.78.1.2 table 101
+  # "to": rdma_cm looks the way back up as a packet that comes in, and it must leave by this device.
+  ip rule add pref 1 iif veth0 to 10.78.1.1 lookup local
+  ip rule add pref 1 iif veth1 to 10.78.1.2 lookup local
+  ip rule add pref 2 to 10.78.1.2 lookup 102
+  ip rule add pref 2 to 10.78.1.1 lookup 101
+  ip rule add pref 3 lookup local
+  ip rule del pref 0
+  # One CPU's backlog each: packets that overtake each other look like loss to rxe.
+  for device in veth0 veth1; do echo 1 >"/sys/class/net/$device/queues/rx-0/rps_cpus"; done
+  rdma link add rxe0 type rxe netdev veth0 && rdma link add rxe1 type rxe netdev veth1 || return 1
+  until_true 10 gid_ready rxe0 && until_true 10 gid_ready rxe1 || return 1
+  # The first address resolution must not be rdma_cm's.
+  until_true 5 ping -c 1 -W 1 10.78.1.2 && until_true 5 ping -c 1 -W 1 -I 10.78.1.2 10.78.1.1
+}
+
+# rxe_eth ADDRESS: Soft-RoCE on the wire between two guests.
+rxe_eth() {
+  rdma_modules || return 1
+  modprobe virtio_net
+  until_true 10 test -e /sys/class/net/eth0 || return 1
+  ip link set eth0 mtu 9000 up
+  ip addr add "$1/24" dev eth0
+  rdma link add rxe0 type rxe netdev eth0 || return 1
+  until_true 10 gid_ready rxe0
+}
+
+# memory_disk INDEX MEBIBYTES [BLOCK_SIZE]: /dev/nullbINDEX, backed by memory.
+memory_disk() {
+  local dir=/sys/kernel/config/nullb/nullb$1
+  modprobe null_blk nr_devices=0 && mkdir "$dir" || return 1
+  echo "$2" >"$dir/size"
+  echo 1 >"$dir/memory_backed"
+  echo "${3:-512}" >"$dir/blocksize"
+  echo 2 >"$dir/submit_queues"
+  echo 0 >"$dir/irqmode"
+  echo 1 >"$dir/discard"
+  echo 1 >"$dir/power"
+  until_true 5 test -b "/dev/nullb$1"
+}
+
+# stuck_tasks: those in uninterruptible sleep, twice a second apart: prints them, false if there is none.
+stuck_tasks() {
+  local first second
+  first=$(ps -eo state,pid,args | awk '$1 == "D" && $3 !~ /^\[/ { print $2 }' | sort)
+  [ -n "$first" ] || return 1
+  sleep 2
+  second=$(ps -eo state,pid,args | awk '$1 == "D" && $3 !~ /^\[/ { print $2 }' | sort)
+  comm -12 <(echo "$first") <(echo "$second") | grep . || return 1
+}

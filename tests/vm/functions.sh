@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+# For tests that run in the guest of ci/vm/run: those of the end-to-end tests, and the lab's.
+# shellcheck shell=bash
+if [ "${IBNBD_IN_GUEST:-}" != 1 ]; then
+  # Started outside: the same test, in a guest.  What ctest does.
+  here=$(cd "$(dirname "$0")" && pwd)
+  exec "$here/../../ci/vm/run" --timeout "${VM_TIMEOUT:-300}" ${VM_SMP:+--smp "$VM_SMP"} -- "$here/${0##*/}" "$@"
+fi
+. "$(dirname "${BASH_SOURCE[0]}")/../e2e/functions.sh"
+. "$VM_LIB"
