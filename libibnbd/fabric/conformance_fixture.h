@@ -104,6 +104,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
     for (auto* side : {&sides_[0], &sides_[1], &lanes_[0], &lanes_[1]}) side->incoming.clear();
     for (auto& region : regions_) region.reset();
     extra_regions_.clear();
+    domain_.reset();
     world_.reset();
   }
   bool DrainedAll() const {
@@ -144,7 +145,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
     options.limits = limits_;
     options.context = context;
     options.receives = receives;
-    options.exposed_only = exposed_only_ && context == kPassiveContext;
+    if (context == kPassiveContext) options.domain = domain_.get();
     return options;
   }
   void StartConnect(std::span<const ReceiveRequest> receives = {}, const std::string& data = "hi") {
@@ -155,6 +156,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
   }
   void Accept(std::span<const ReceiveRequest> receives = {}, const std::string& data = "yes") {
     ASSERT_TRUE(Until([&] { return !side(1).incoming.empty(); })) << "no connection request";
+    if (own_domain_) domain_ = *side(1).incoming.front()->CreateDomain();
     auto accepted = side(1).incoming.front()->Accept(
         *side(1).poller, Options(kPassiveContext, receives), Bytes(data));
     ASSERT_TRUE(accepted.ok()) << accepted.status();
@@ -214,7 +216,8 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
 
   std::unique_ptr<ConformanceWorld> world_;
   Limits limits_ = kAskedLimits;
-  bool exposed_only_ = false;  // Of the passive end.
+  bool own_domain_ = false;         // The passive end gets one...
+  std::unique_ptr<Domain> domain_;  // ... namely this one.
   std::array<Side, 2> sides_, lanes_;
   std::array<Arena, 2> arenas_;
   std::array<std::unique_ptr<Region>, 2> regions_;

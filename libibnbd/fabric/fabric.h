@@ -36,9 +36,9 @@
 //      message of the peer.  Sends may be posted once kEstablished was reported (active side) or
 //      from Accept() on (passive side); a message may arrive before the passive side's
 //      kEstablished.
-//  F13 Through a connection with ConnectionOptions::exposed_only the peer can write to regions
-//      given to its Expose() alone: any other key is foreign to it (F6), however the peer came by
-//      it.
+//  F13 Keys and connections belong to a domain: one that was created, or else the fabric's common
+//      one.  To a connection of another domain a key is foreign, however somebody came by it: as
+//      the peer's rkey (F6), and as an lkey of our own (kLocalFault).
 #pragma once
 
 #include <cstddef>
@@ -136,12 +136,20 @@ class Connection {  // A connected RC queue pair, or what behaves like one.
   virtual void PostSend(std::span<const SendRequest> requests) = 0;
   virtual void PostReceive(std::span<const ReceiveRequest> requests) = 0;
   virtual void Disconnect() = 0;                   // Idempotent.  kDisconnected follows.
-  virtual void Expose(const Region& region) = 0;   // F13.
   [[nodiscard]] virtual bool drained() const = 0;  // F10.
   [[nodiscard]] virtual const Limits& limits() const = 0;
   // For people: "10.0.0.1:4711" and "10.0.0.2:1234".
   [[nodiscard]] virtual SocketAddress local_address() const = 0;
   [[nodiscard]] virtual SocketAddress peer_address() const = 0;
+};
+
+class Domain {  // A protection domain: what peers must not reach that were lent something else
+                // (F13).
+ public:
+  virtual ~Domain() = default;  // Requires: no region and no connection of it left.
+  // Any thread.
+  virtual absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory,
+                                                           Access access) = 0;
 };
 
 // What the caller asks of a new connection.
@@ -150,7 +158,7 @@ struct ConnectionOptions {
   Limits limits;
   std::uint64_t context = 0;                 // Comes back in every CmEvent of this connection.
   std::span<const ReceiveRequest> receives;  // Posted before the peer can send anything (F12).
-  bool exposed_only = false;  // F13: for peers that must not reach what was lent to others.
+  Domain* domain = nullptr;  // F13.  Null: the fabric's common one.  Outlives the connection.
 };
 
 class Poller;
@@ -161,6 +169,9 @@ class Incoming {  // A connection request.  Destroyed unanswered, it is rejected
   [[nodiscard]] virtual std::span<const std::byte> private_data() const = 0;
   [[nodiscard]] virtual SocketAddress local_address() const = 0;
   [[nodiscard]] virtual SocketAddress peer_address() const = 0;
+  // A domain for this connection and for others that come in on the same device.  On the thread of
+  // the poller that reported it.
+  virtual absl::StatusOr<std::unique_ptr<Domain>> CreateDomain() = 0;
   // Both: once, on the thread of `owner` (Accept) or of the poller that reported it (Reject).
   virtual absl::StatusOr<std::unique_ptr<Connection>> Accept(
       Poller& owner, const ConnectionOptions& options, std::span<const std::byte> private_data) = 0;
@@ -222,6 +233,7 @@ class Region {  // Registered memory.  Destroying it kills its keys.
 class Fabric {  // One per process and device.
  public:
   virtual ~Fabric() = default;  // Requires: nothing of it is left.
+  // In the common domain.
   virtual absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory,
                                                            Access access) = 0;
   // `reactor` is where the poller will live; its IO ring may be used.  Call on its thread or before

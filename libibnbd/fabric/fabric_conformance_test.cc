@@ -294,15 +294,14 @@ TEST_P(ConformanceTest, F6_AStaleKeyIsRefusedEvenWhenTheMemoryIsRegisteredAgain)
   EXPECT_TRUE(AreaIs(1, 0, kAreaSize, 0xee));
 }
 
-TEST_P(ConformanceTest, F13_OnlyWhatWasExposedCanBeWritten) {
-  exposed_only_ = true;
-  extra_regions_.push_back(*fabric(1).Register(area(1).subspan(4096, 4096), Access::kRemoteWrite));
+TEST_P(ConformanceTest, F13_AKeyOfAnotherDomainIsForeignToThePeer) {
+  own_domain_ = true;
   ASSERT_NO_FATAL_FAILURE(Connect());
-  end(1).Expose(*extra_regions_[0]);
-  RemoteAddress exposed = Remote(1, 4096);
-  exposed.rkey = extra_regions_[0]->rkey();
+  extra_regions_.push_back(*domain_->Register(area(1).subspan(4096, 4096), Access::kRemoteWrite));
+  RemoteAddress lent = Remote(1, 4096);
+  lent.rkey = extra_regions_[0]->rkey();
   Fill(0, 0, 64, 7);
-  Send(0, Opcode::kWrite, 1, Piece(0, 0, 64), exposed);
+  Send(0, Opcode::kWrite, 1, Piece(0, 0, 64), lent);
   ASSERT_TRUE(Until([&] { return Done(0, 1); }));
   EXPECT_EQ(side(0).StatusOf(1), WcStatus::kOk);
   EXPECT_TRUE(AreaIs(1, 4096, 64, 7));

@@ -43,7 +43,6 @@ class RefusedConnection final : public Connection {
   void PostSend(std::span<const SendRequest>) override { CHECK(false); }  // F12: never connected.
   void PostReceive(std::span<const ReceiveRequest>) override {}
   void Disconnect() override {}  // kUnreachable is on its way already.
-  void Expose(const Region&) override {}
   [[nodiscard]] bool drained() const override { return reported_; }
   [[nodiscard]] const Limits& limits() const override { return limits_; }
   [[nodiscard]] SocketAddress local_address() const override { return {}; }

@@ -17,6 +17,7 @@ class ForwardingIncoming final : public Incoming {
   }
   [[nodiscard]] SocketAddress local_address() const override { return inner_->local_address(); }
   [[nodiscard]] SocketAddress peer_address() const override { return inner_->peer_address(); }
+  absl::StatusOr<std::unique_ptr<Domain>> CreateDomain() override { return inner_->CreateDomain(); }
   absl::StatusOr<std::unique_ptr<Connection>> Accept(
       Poller& owner, const ConnectionOptions& options,
       std::span<const std::byte> private_data) override {

@@ -24,7 +24,6 @@ class ForwardingConnection : public Connection {
     inner_->PostReceive(requests);
   }
   void Disconnect() override { inner_->Disconnect(); }
-  void Expose(const Region& region) override { inner_->Expose(region); }
   [[nodiscard]] bool drained() const override { return inner_->drained(); }
   [[nodiscard]] const Limits& limits() const override { return inner_->limits(); }
   [[nodiscard]] SocketAddress local_address() const override { return inner_->local_address(); }

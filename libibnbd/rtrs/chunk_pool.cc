@@ -13,13 +13,13 @@ ChunkPool::ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count)
     : geometry_(geometry), chunk_size_(geometry.chunk_size()), ring_buffers_(reactor_count) {}
 
 absl::StatusOr<std::unique_ptr<ChunkPool>> ChunkPool::Create(const ChunkGeometry& geometry,
-                                                             fabric::Fabric& fabric,
+                                                             fabric::Domain& domain,
                                                              std::size_t reactor_count,
                                                              ServerPathService& service) {
   std::unique_ptr<ChunkPool> pool(new ChunkPool(geometry, reactor_count));
   ASSIGN_OR_RETURN(pool->arena_, Arena::Create(geometry.byte_count()));
   pool->memory_ = pool->arena_.bytes().first(geometry.byte_count());
-  ASSIGN_OR_RETURN(pool->region_, fabric.Register(pool->memory_, fabric::Access::kRemoteWrite));
+  ASSIGN_OR_RETURN(pool->region_, domain.Register(pool->memory_, fabric::Access::kRemoteWrite));
   pool->lkey_ = pool->region_->lkey();
   pool->requests_.reserve(geometry.queue_depth);
   for (std::uint32_t id = 0; id < geometry.queue_depth; ++id) {

@@ -33,7 +33,7 @@ struct ChunkGeometry {
 class ChunkPool {
  public:
   static absl::StatusOr<std::unique_ptr<ChunkPool>> Create(const ChunkGeometry& geometry,
-                                                           fabric::Fabric& fabric,
+                                                           fabric::Domain& domain,
                                                            std::size_t reactor_count,
                                                            ServerPathService& service);
   ~ChunkPool();  // Requires: no chunk claimed, no reactor uses it, all connections drained.

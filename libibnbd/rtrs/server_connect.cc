@@ -163,8 +163,8 @@ void Server::MakeHandshakeRoom(std::uint32_t connection_count) {
 }
 
 void Server::StartPath(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request) {
-  auto path = ServerPath::Create(options_.path, request, incoming->peer_address().ToString(),
-                                 ports_, AssignReactors(request, ports_.size()), *this);
+  auto path = ServerPath::Create(options_.path, request, *incoming, ports_,
+                                 AssignReactors(request, ports_.size()), *this);
   if (!path.ok()) {
     return Refuse(*incoming, ErrnoFromStatus(path.status()), std::string(path.status().message()));
   }

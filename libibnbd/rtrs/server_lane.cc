@@ -64,7 +64,7 @@ absl::Status ServerLane::AcceptNow(fabric::Incoming& incoming) {
   options.limits.sges_max = 2;
   options.context = context_;
   options.receives = receives;
-  options.exposed_only = true;  // Other sessions' chunks are not this client's.
+  options.domain = options_.domain;  // Other sessions' chunks are not this client's.
   const proto::ConnRsp response{
       .queue_depth = proto::le16(static_cast<std::uint16_t>(geometry.queue_depth)),
       .max_io_size = proto::le32(geometry.io_size_max),
@@ -80,7 +80,6 @@ void ServerLane::Grant(ChunkPool& pool, ServerLaneService& service) {
   if (state_ == State::kOpen) {
     pool_ = &pool;
     service_ = &service;
-    connection_->Expose(pool.region());
     registered_buffer_ = pool.AcquireOn(port_.reactor(), options_.reactor_index);
   }
   control_.Post([owner = &owner_] { owner->OnLaneGranted(); });

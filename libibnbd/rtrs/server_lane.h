@@ -49,6 +49,7 @@ struct ServerLaneOptions {
   std::uint32_t cid = 0;
   std::uint32_t reactor_index = 0;
   ChunkGeometry geometry;
+  fabric::Domain* domain = nullptr;  // The path's.
 };
 
 class ServerLane final : public PortClient {

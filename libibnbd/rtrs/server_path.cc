@@ -35,10 +35,11 @@ ServerPath::ServerPath(const ServerPathOptions& options, const proto::ConnReq& r
       heartbeat_(options.heartbeat_missed_max) {}
 
 absl::StatusOr<std::unique_ptr<ServerPath>> ServerPath::Create(
-    const ServerPathOptions& options, const proto::ConnReq& request, std::string peer,
+    const ServerPathOptions& options, const proto::ConnReq& request, fabric::Incoming& incoming,
     const std::vector<Port*>& ports, std::vector<std::uint32_t> reactors, ServerPathOwner& owner) {
-  std::unique_ptr<ServerPath> path(
-      new ServerPath(options, request, std::move(peer), ports, std::move(reactors), owner));
+  std::unique_ptr<ServerPath> path(new ServerPath(
+      options, request, incoming.peer_address().ToString(), ports, std::move(reactors), owner));
+  ASSIGN_OR_RETURN(path->domain_, incoming.CreateDomain());
   RETURN_IF_ERROR(path->PrepareInfoMemory());
   path->handshake_timer_.ArmAfter(options.handshake_timeout_ns);
   return path;
@@ -54,8 +55,7 @@ ServerPath::~ServerPath() {
 
 absl::Status ServerPath::PrepareInfoMemory() {
   ASSIGN_OR_RETURN(info_arena_, Arena::Create(4096));
-  ASSIGN_OR_RETURN(info_region_,
-                   ports_[0]->fabric().Register(info_arena_.bytes(), fabric::Access::kLocal));
+  ASSIGN_OR_RETURN(info_region_, domain_->Register(info_arena_.bytes(), fabric::Access::kLocal));
   return absl::OkStatus();
 }
 
@@ -77,9 +77,9 @@ const char* ServerPath::CheckConnect(const proto::ConnReq& request) const {
 void ServerPath::Accept(std::uint32_t cid, std::unique_ptr<fabric::Incoming> incoming) {
   CHECK(state_ == State::kConnecting && lanes_[cid] == nullptr);
   const std::uint32_t reactor = reactors_[cid];
-  lanes_[cid] = std::make_unique<ServerLane>(ServerLaneOptions{cid, reactor, options_.geometry},
-                                             *ports_[reactor], control(), *this,
-                                             cid == 0 ? info_region_.get() : nullptr);
+  lanes_[cid] = std::make_unique<ServerLane>(
+      ServerLaneOptions{cid, reactor, options_.geometry, domain_.get()}, *ports_[reactor],
+      control(), *this, cid == 0 ? info_region_.get() : nullptr);
   ++connection_count_;
   ServerLane& lane = *lanes_[cid];
   if (cid == 0) return lane.Accept(std::move(incoming));
@@ -136,8 +136,7 @@ absl::Status ServerPath::OpenChunks() {
   info.peer_is_ibnbd = request_.minor() >= proto::kRtrsMinorIbnbd;
   info.peer = peer_;
   service_ = owner_.SessionServiceOf(*this).OpenPath(info);
-  ASSIGN_OR_RETURN(
-      pool_, ChunkPool::Create(options_.geometry, ports_[0]->fabric(), ports_.size(), *service_));
+  ASSIGN_OR_RETURN(pool_, ChunkPool::Create(options_.geometry, *domain_, ports_.size(), *service_));
   return absl::OkStatus();
 }
 

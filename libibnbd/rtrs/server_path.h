@@ -56,7 +56,7 @@ class ServerPath final : public ServerLaneOwner {
   // `request` is that of connection 0.  `reactors[cid]` is the index into `ports` of each
   // connection.
   static absl::StatusOr<std::unique_ptr<ServerPath>> Create(
-      const ServerPathOptions& options, const proto::ConnReq& request, std::string peer,
+      const ServerPathOptions& options, const proto::ConnReq& request, fabric::Incoming& incoming,
       const std::vector<Port*>& ports, std::vector<std::uint32_t> reactors, ServerPathOwner& owner);
   ~ServerPath();  // Requires: closed.
 
@@ -119,6 +119,8 @@ class ServerPath final : public ServerLaneOwner {
   State state_ = State::kConnecting;
   bool in_handshake_ = true;
   std::uint64_t chunk_memory_ = 0;  // Taken from the owner.
+  // What is lent to this client, nobody else can reach (F13).  Outlives all that is below.
+  std::unique_ptr<fabric::Domain> domain_;
   Arena info_arena_;
   std::unique_ptr<fabric::Region> info_region_;
   std::unique_ptr<ServerPathService> service_;

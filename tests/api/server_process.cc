@@ -34,9 +34,26 @@ void ServerProcess::Kill() {
   pid_ = -1;
 }
 
-void ServerProcess::Restart() { Start(uri_); }
+// Between two lives of the server its port may be the local end of somebody else's connection for a
+// moment.
+void ServerProcess::Restart() {
+  const std::string listen = uri_;
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    if (TryStart(listen)) return;
+    Kill();
+    ::usleep(100'000);
+  }
+  std::fprintf(stderr, "%s did not start again on %s\n", IBNBD_SERVER_PROGRAM, listen.c_str());
+  std::abort();
+}
 
 void ServerProcess::Start(const std::string& listen) {
+  if (TryStart(listen)) return;
+  std::fprintf(stderr, "%s did not start\n", IBNBD_SERVER_PROGRAM);
+  std::abort();
+}
+
+bool ServerProcess::TryStart(const std::string& listen) {
   int out[2];
   CHECK(::pipe2(out, O_CLOEXEC) == 0);
   const std::string disk = "disk=" + file_;
@@ -60,7 +77,5 @@ void ServerProcess::Start(const std::string& listen) {
     uri_.erase(uri_.find_last_not_of(" \n") + 1);
   }
   // The pipe stays open: the server may say more.
-  if (!uri_.empty()) return;
-  std::fprintf(stderr, "%s did not start\n", IBNBD_SERVER_PROGRAM);
-  std::abort();
+  return !uri_.empty();
 }

@@ -21,6 +21,7 @@ class ServerProcess {
 
  private:
   void Start(const std::string& listen);
+  bool TryStart(const std::string& listen);
   pid_t pid_ = -1;
   std::string uri_;
   std::string file_;

@@ -153,6 +153,10 @@ SimIncoming::~SimIncoming() {
   if (!answered_ && !link_->network().ending()) Reject({});
 }
 
+absl::StatusOr<std::unique_ptr<fabric::Domain>> SimIncoming::CreateDomain() {
+  return std::make_unique<SimDomain>(*link_->fabric(Side::kPassive), link_->network().NextId());
+}
+
 absl::StatusOr<std::unique_ptr<fabric::Connection>> SimIncoming::Accept(
     fabric::Poller& owner, const fabric::ConnectionOptions& options,
     std::span<const std::byte> private_data) {
@@ -172,7 +176,7 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimIncoming::Accept(
   auto connection =
       std::make_unique<SimConnection>(link_, Side::kPassive, poller, *limits, options.context);
   connection->set_addresses(local_, peer_);
-  if (options.exposed_only) connection->ConfineToExposed();
+  link_->set_domain(Side::kPassive, SimDomain::IdOf(options.domain));
   connection->PostReceive(options.receives);
   connection->BecomeUp();
   const bool lost = network.Blocked(poller.fabric().host(), link_->fabric(Side::kActive)->host());

@@ -47,6 +47,7 @@ class SimIncoming final : public fabric::Incoming {
   [[nodiscard]] std::span<const std::byte> private_data() const override { return data_; }
   [[nodiscard]] SocketAddress local_address() const override { return local_; }
   [[nodiscard]] SocketAddress peer_address() const override { return peer_; }
+  absl::StatusOr<std::unique_ptr<fabric::Domain>> CreateDomain() override;
   absl::StatusOr<std::unique_ptr<fabric::Connection>> Accept(
       fabric::Poller& owner, const fabric::ConnectionOptions& options,
       std::span<const std::byte> private_data) override;

@@ -83,7 +83,7 @@ Message SimConnection::MakeMessage(const fabric::SendRequest& request) {
   }
   // Memory that no key names must not be looked at; it is refused when the message would land.
   const auto readable = [this](const fabric::Sge& sge) {
-    return link_->fabric(side_)->CheckLocal(sge);
+    return link_->fabric(side_)->CheckLocal(sge, link_->domain(side_));
   };
   if (std::all_of(message.sges.begin(), message.sges.end(), readable)) {
     message.checksum = ChecksumSges(message.sges);

@@ -35,7 +35,6 @@ class SimConnection final : public fabric::Connection {
   void PostSend(std::span<const fabric::SendRequest> requests) override;
   void PostReceive(std::span<const fabric::ReceiveRequest> requests) override;
   void Disconnect() override;
-  void Expose(const fabric::Region& region) override { exposed_.push_back(region.rkey()); }
   [[nodiscard]] bool drained() const override;
   [[nodiscard]] const fabric::Limits& limits() const override { return limits_; }
   [[nodiscard]] SocketAddress local_address() const override { return local_; }
@@ -57,7 +56,6 @@ class SimConnection final : public fabric::Connection {
     kDead         // Never came up: kRejected or kUnreachable is on its way or was seen.
   };
   [[nodiscard]] State state() const { return state_; }
-  void ConfineToExposed() { exposed_only_ = true; }  // F13.
   void BecomeUp();
   void BecomeDead();
 
@@ -65,9 +63,6 @@ class SimConnection final : public fabric::Connection {
   // Up, and the caller knows it (an active end receives nothing before, F12).
   [[nodiscard]] bool CanLand() const;
   [[nodiscard]] const PostedReceive* FirstReceive() const;
-  [[nodiscard]] bool MayWrite(std::uint32_t rkey) const {  // F13.
-    return !exposed_only_ || std::find(exposed_.begin(), exposed_.end(), rkey) != exposed_.end();
-  }
   void CompleteReceive(const fabric::Completion& result);  // The first posted one.
   void CompleteSend(std::uint64_t sequence, const fabric::SendRequest& request,
                     fabric::WcStatus status, std::uint32_t byte_count);
@@ -97,8 +92,6 @@ class SimConnection final : public fabric::Connection {
   const std::uint64_t context_;
   SocketAddress local_, peer_;
   State state_ = State::kConnecting;
-  bool exposed_only_ = false;
-  std::vector<std::uint32_t> exposed_;  // Their rkeys.
   bool disconnecting_ = false;
   bool established_polled_ = false;
   bool disconnect_polled_ = false;

@@ -37,9 +37,9 @@ std::vector<std::byte> GatherSges(std::span<const fabric::Sge> sges) {
   return bytes;
 }
 
-SimRegion::SimRegion(SimFabric& fabric, std::span<std::byte> memory, fabric::Access access,
-                     std::uint32_t lkey, std::uint32_t rkey)
-    : fabric_(fabric), memory_(memory), access_(access), lkey_(lkey), rkey_(rkey) {
+SimRegion::SimRegion(SimFabric& fabric, std::uint64_t domain, std::span<std::byte> memory,
+                     fabric::Access access, std::uint32_t lkey, std::uint32_t rkey)
+    : fabric_(fabric), domain_(domain), memory_(memory), access_(access), lkey_(lkey), rkey_(rkey) {
   fabric_.AddRegion(*this);
 }
 SimRegion::~SimRegion() { fabric_.RemoveRegion(*this); }
@@ -51,12 +51,18 @@ SimFabric::~SimFabric() {
   CHECK_EQ(poller_count_, 0);
 }
 
-absl::StatusOr<std::unique_ptr<fabric::Region>> SimFabric::Register(std::span<std::byte> memory,
+absl::StatusOr<std::unique_ptr<fabric::Region>> SimDomain::Register(std::span<std::byte> memory,
                                                                     fabric::Access access) {
   if (memory.empty()) return absl::InvalidArgumentError("register memory: sim: 0 bytes");
-  const std::uint32_t lkey = network_.NextKey();
-  const std::uint32_t rkey = access == fabric::Access::kLocal ? 0 : network_.NextKey();
-  return std::make_unique<SimRegion>(*this, memory, access, lkey, rkey);
+  Network& network = fabric_.network();
+  const std::uint32_t lkey = network.NextKey();
+  const std::uint32_t rkey = access == fabric::Access::kLocal ? 0 : network.NextKey();
+  return std::make_unique<SimRegion>(fabric_, id_, memory, access, lkey, rkey);
+}
+
+absl::StatusOr<std::unique_ptr<fabric::Region>> SimFabric::Register(std::span<std::byte> memory,
+                                                                    fabric::Access access) {
+  return common_.Register(memory, access);
 }
 
 absl::StatusOr<std::unique_ptr<fabric::Poller>> SimFabric::CreatePoller(Reactor& reactor) {
@@ -75,10 +81,10 @@ void SimFabric::RemoveRegion(SimRegion& region) {
   by_rkey_.erase(region.rkey());
 }
 
-bool SimFabric::CheckLocal(const fabric::Sge& sge) const {
+bool SimFabric::CheckLocal(const fabric::Sge& sge, std::uint64_t domain) const {
   if (sge.length == 0) return true;
   const auto found = by_lkey_.find(sge.lkey);
-  if (found == by_lkey_.end()) return false;
+  if (found == by_lkey_.end() || found->second->domain() != domain) return false;
   const std::span<std::byte> memory = found->second->memory();
   if (sge.addr < memory.data()) return false;
   const std::size_t offset = static_cast<std::size_t>(sge.addr - memory.data());
@@ -86,9 +92,9 @@ bool SimFabric::CheckLocal(const fabric::Sge& sge) const {
 }
 
 std::byte* SimFabric::CheckRemote(const fabric::RemoteAddress& remote, std::uint32_t length,
-                                  std::uint64_t& offset) const {
+                                  std::uint64_t domain, std::uint64_t& offset) const {
   const auto found = by_rkey_.find(remote.rkey);
-  if (dead_ || found == by_rkey_.end()) return nullptr;
+  if (dead_ || found == by_rkey_.end() || found->second->domain() != domain) return nullptr;
   const std::span<std::byte> memory = found->second->memory();
   const std::uint64_t base = reinterpret_cast<std::uintptr_t>(memory.data());
   if (remote.addr < base) return nullptr;
@@ -97,9 +103,10 @@ std::byte* SimFabric::CheckRemote(const fabric::RemoteAddress& remote, std::uint
   return memory.data() + offset;
 }
 
-bool SimFabric::CanInvalidate(std::uint32_t rkey) const {
+bool SimFabric::CanInvalidate(std::uint32_t rkey, std::uint64_t domain) const {
   const auto found = by_rkey_.find(rkey);
-  return found != by_rkey_.end() && found->second->access() == fabric::Access::kRemoteInvalidate;
+  return found != by_rkey_.end() && found->second->domain() == domain &&
+         found->second->access() == fabric::Access::kRemoteInvalidate;
 }
 
 void SimFabric::Invalidate(std::uint32_t rkey) { by_rkey_.erase(rkey); }

@@ -23,20 +23,37 @@ std::vector<std::byte> GatherSges(std::span<const fabric::Sge> sges);
 
 class SimRegion final : public fabric::Region {
  public:
-  SimRegion(SimFabric& fabric, std::span<std::byte> memory, fabric::Access access,
-            std::uint32_t lkey, std::uint32_t rkey);
+  SimRegion(SimFabric& fabric, std::uint64_t domain, std::span<std::byte> memory,
+            fabric::Access access, std::uint32_t lkey, std::uint32_t rkey);
   ~SimRegion() override;
   [[nodiscard]] std::uint32_t lkey() const override { return lkey_; }
   [[nodiscard]] std::uint32_t rkey() const override { return rkey_; }
   [[nodiscard]] std::span<std::byte> memory() const override { return memory_; }
   [[nodiscard]] fabric::Access access() const { return access_; }
+  [[nodiscard]] std::uint64_t domain() const { return domain_; }
 
  private:
   SimFabric& fabric_;
+  const std::uint64_t domain_;
   const std::span<std::byte> memory_;
   const fabric::Access access_;
   const std::uint32_t lkey_;
   const std::uint32_t rkey_;
+};
+
+class SimDomain final : public fabric::Domain {
+ public:
+  SimDomain(SimFabric& fabric, std::uint64_t id) : fabric_(fabric), id_(id) {}
+  absl::StatusOr<std::unique_ptr<fabric::Region>> Register(std::span<std::byte> memory,
+                                                           fabric::Access access) override;
+  // Of ConnectionOptions::domain, which may be null.
+  static std::uint64_t IdOf(const fabric::Domain* domain) {
+    return domain == nullptr ? 0 : static_cast<const SimDomain*>(domain)->id_;
+  }
+
+ private:
+  SimFabric& fabric_;
+  const std::uint64_t id_;  // 0: the common one.
 };
 
 class SimFabric final : public fabric::Fabric {
@@ -54,13 +71,13 @@ class SimFabric final : public fabric::Fabric {
   [[nodiscard]] bool dead() const { return dead_; }
   void Die() { dead_ = true; }  // The host crashed: what is left of this fabric are ghosts.
 
-  // True if the scatter/gather element lies within the region that its lkey names.
-  [[nodiscard]] bool CheckLocal(const fabric::Sge& sge) const;
+  // True if the scatter/gather element lies within the region of that domain that its lkey names.
+  [[nodiscard]] bool CheckLocal(const fabric::Sge& sge, std::uint64_t domain) const;
   // The place that the key and the address name, if the peer may write `length` bytes there.  Where
   // in the region: `offset`.
   [[nodiscard]] std::byte* CheckRemote(const fabric::RemoteAddress& remote, std::uint32_t length,
-                                       std::uint64_t& offset) const;
-  [[nodiscard]] bool CanInvalidate(std::uint32_t rkey) const;  // F11.
+                                       std::uint64_t domain, std::uint64_t& offset) const;
+  [[nodiscard]] bool CanInvalidate(std::uint32_t rkey, std::uint64_t domain) const;  // F11.
   void Invalidate(std::uint32_t rkey);
 
   void AddRegion(SimRegion& region);
@@ -71,6 +88,7 @@ class SimFabric final : public fabric::Fabric {
  private:
   Network& network_;
   Host& host_;
+  SimDomain common_{*this, 0};
   bool dead_ = false;
   int poller_count_ = 0;
   std::map<std::uint32_t, SimRegion*> by_lkey_;

@@ -148,7 +148,7 @@ bool Link::WaitForReceive(Side side, Message& message) {
 bool Link::TakePayload(Side side, Message& message) {
   if (message.payload_taken) return true;
   for (const fabric::Sge& sge : message.sges) {
-    if (fabric(side)->CheckLocal(sge)) continue;
+    if (fabric(side)->CheckLocal(sge, domain(side))) continue;
     network_.world().AddViolation(absl::StrCat("a send's lkey or bounds are not registered: host ",
                                                host(side).name(), " cookie ",
                                                message.request.cookie));
@@ -181,10 +181,9 @@ Link::Verdict Link::LandWrite(Side side, const Message& message) {
   CHECK(!end(Other(side))->drained());  // F10.
   if (message.length == 0) return {};
   std::uint64_t offset = 0;
-  std::byte* place = nullptr;
-  if (end(Other(side))->MayWrite(message.request.remote.rkey)) {
-    place = fabric(Other(side))->CheckRemote(message.request.remote, message.length, offset);
-  }
+  const Side target = Other(side);
+  std::byte* place =
+      fabric(target)->CheckRemote(message.request.remote, message.length, domain(target), offset);
   network_.world().Trace("write", id_ * 2 + Index(side), message.sequence, offset,
                          place != nullptr ? message.length : 0);
   if (place == nullptr) return {WcStatus::kRemoteAccess};
@@ -199,14 +198,14 @@ Link::Verdict Link::LandSend(Side side, const Message& message) {
   std::size_t room = 0;
   for (const fabric::Sge& sge : receive.sges) {
     room += sge.length;
-    if (fabric(Other(side))->CheckLocal(sge)) continue;
+    if (fabric(Other(side))->CheckLocal(sge, domain(Other(side)))) continue;
     network_.world().AddViolation(
         absl::StrCat("a receive's lkey or bounds are not registered: host ",
                      host(Other(side)).name(), " cookie ", receive.cookie));
     return {WcStatus::kRemoteAccess, WcStatus::kLocalFault};
   }
   if (message.request.opcode == Opcode::kSendInvalidate &&
-      !fabric(Other(side))->CanInvalidate(message.request.invalidate_rkey)) {
+      !fabric(Other(side))->CanInvalidate(message.request.invalidate_rkey, domain(Other(side)))) {
     return {WcStatus::kRemoteAccess};
   }
   const bool too_long = message.length > room;

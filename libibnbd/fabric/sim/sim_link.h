@@ -52,6 +52,9 @@ class Link : public std::enable_shared_from_this<Link> {
   [[nodiscard]] std::uint64_t id() const { return id_; }
   [[nodiscard]] Network& network() { return network_; }
   [[nodiscard]] SimConnection* end(Side side) const { return ends_[Index(side)]; }
+  // Of the connection at this end, also when it is gone (F13).
+  [[nodiscard]] std::uint64_t domain(Side side) const { return domains_[Index(side)]; }
+  void set_domain(Side side, std::uint64_t id) { domains_[Index(side)] = id; }
   [[nodiscard]] SimFabric* fabric(Side side) const { return fabrics_[Index(side)]; }
   [[nodiscard]] bool cut() const { return cut_; }
   void AttachEnd(Side side, SimConnection& end);
@@ -117,6 +120,7 @@ class Link : public std::enable_shared_from_this<Link> {
   const std::uint64_t id_;
   SimConnection* ends_[2] = {nullptr, nullptr};
   SimFabric* fabrics_[2];
+  std::uint64_t domains_[2] = {0, 0};  // 0: the fabric's common one.
   Wire wires_[2];
   bool told_[2] = {false, false};  // A notice of the break is on its way to this end.
   bool cut_ = false;

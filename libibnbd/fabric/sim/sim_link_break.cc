@@ -178,8 +178,9 @@ void Link::LandStrayBytes(Side side, const Stray& stray) {
   const Message& message = stray.message;
   if (IsWrite(message)) {
     std::uint64_t offset = 0;
+    const Side target = Other(side);
     std::byte* place =
-        fabric(Other(side))->CheckRemote(message.request.remote, message.length, offset);
+        fabric(target)->CheckRemote(message.request.remote, message.length, domain(target), offset);
     if (place != nullptr) std::memcpy(place, message.payload.data(), stray.byte_count);
     return;
   }
@@ -187,7 +188,7 @@ void Link::LandStrayBytes(Side side, const Stray& stray) {
   if (receive == nullptr) return;
   std::size_t from = 0;
   for (const fabric::Sge& sge : receive->sges) {
-    if (!fabric(Other(side))->CheckLocal(sge)) return;
+    if (!fabric(Other(side))->CheckLocal(sge, domain(Other(side)))) return;
     const std::size_t part = std::min<std::size_t>(sge.length, stray.byte_count - from);
     if (part > 0) std::memcpy(sge.addr, message.payload.data() + from, part);
     from += part;

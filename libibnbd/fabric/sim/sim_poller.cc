@@ -149,7 +149,7 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimPoller::StartConnect(
   auto connection =
       std::make_unique<SimConnection>(link, Side::kActive, *this, *limits, options.context);
   connection->set_addresses(fabric_.host().Address(network_.NextPort()), peer);
-  if (options.exposed_only) connection->ConfineToExposed();
+  link->set_domain(Side::kActive, SimDomain::IdOf(options.domain));
   connection->PostReceive(options.receives);
   SendConnectRequest(link, peer, {private_data.begin(), private_data.end()});
   return connection;

@@ -35,7 +35,8 @@ RegionTable::RegionTable() : slots_(std::make_unique<Slot[]>(kSlots)) {
   for (std::uint32_t index = kSlots; index > 0; --index) free_.push_back(index - 1);
 }
 
-std::uint32_t RegionTable::Add(std::span<std::byte> memory, fabric::Access access) {
+std::uint32_t RegionTable::Add(std::span<std::byte> memory, fabric::Access access,
+                               DomainId domain) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (free_.empty()) return 0;
   const std::uint32_t index = free_.back();
@@ -47,6 +48,7 @@ std::uint32_t RegionTable::Add(std::span<std::byte> memory, fabric::Access acces
     key = RandomUpperBits() | index;
   } while ((key & ~kIndexMask) == 0 || key == slot.last_key);
   slot.last_key = key;
+  slot.domain.store(domain, std::memory_order_relaxed);
   slot.base.store(memory.data(), std::memory_order_relaxed);
   slot.size.store(memory.size(), std::memory_order_relaxed);
   slot.remote_writable.store(access != fabric::Access::kLocal, std::memory_order_relaxed);
@@ -82,39 +84,41 @@ bool RegionTable::IsLanding(std::uint32_t key) {
   });
 }
 
-bool RegionTable::Look(std::uint32_t key, View* view) const {
+bool RegionTable::Look(std::uint32_t key, DomainId domain, View* view) const {
   const Slot& slot = slots_[key & kIndexMask];
   if (key == 0 || slot.key.load(std::memory_order_seq_cst) != key) return false;
   view->base = slot.base.load(std::memory_order_acquire);
   view->size = slot.size.load(std::memory_order_acquire);
   view->remote_writable = slot.remote_writable.load(std::memory_order_acquire);
   view->invalidatable = slot.invalidatable.load(std::memory_order_acquire);
+  if (slot.domain.load(std::memory_order_acquire) != domain) return false;
   return slot.key.load(std::memory_order_relaxed) == key;
 }
 
-bool RegionTable::CoversLocal(const fabric::Sge& sge) const {
+bool RegionTable::CoversLocal(const fabric::Sge& sge, DomainId domain) const {
   View view;
-  return Look(sge.lkey, &view) &&
+  return Look(sge.lkey, domain, &view) &&
          Within(view.base, view.size, reinterpret_cast<std::uintptr_t>(sge.addr), sge.length);
 }
 
-std::byte* RegionTable::FindRemote(std::uint32_t rkey, std::uint64_t addr,
-                                   std::uint32_t length) const {
+std::byte* RegionTable::FindRemote(std::uint32_t rkey, std::uint64_t addr, std::uint32_t length,
+                                   DomainId domain) const {
   View view;
-  if (!Look(rkey, &view) || !view.remote_writable || !Within(view.base, view.size, addr, length)) {
+  if (!Look(rkey, domain, &view) || !view.remote_writable ||
+      !Within(view.base, view.size, addr, length)) {
     return nullptr;
   }
   return view.base + (addr - reinterpret_cast<std::uintptr_t>(view.base));
 }
 
-bool RegionTable::MayInvalidate(std::uint32_t rkey) const {
+bool RegionTable::MayInvalidate(std::uint32_t rkey, DomainId domain) const {
   View view;
-  return Look(rkey, &view) && view.invalidatable;
+  return Look(rkey, domain, &view) && view.invalidatable;
 }
 
-bool RegionTable::Invalidate(std::uint32_t rkey) {
+bool RegionTable::Invalidate(std::uint32_t rkey, DomainId domain) {
   View view;
-  if (!Look(rkey, &view) || !view.invalidatable) return false;
+  if (!Look(rkey, domain, &view) || !view.invalidatable) return false;
   Slot& slot = slots_[rkey & kIndexMask];
   if (!slot.invalidatable.exchange(false, std::memory_order_acq_rel)) return false;
   slot.remote_writable.store(false, std::memory_order_release);

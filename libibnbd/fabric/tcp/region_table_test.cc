@@ -32,6 +32,22 @@ TEST(RegionTable, CoversExactlyWhatWasRegistered) {
   EXPECT_FALSE(table.CoversLocal({memory.data(), 100, key + RegionTable::kSlots}));
 }
 
+TEST(RegionTable, AKeyIsFoundInItsOwnDomainAlone) {
+  RegionTable table;
+  std::vector<std::byte> memory(100);
+  const RegionTable::DomainId domain = table.NewDomain();
+  ASSERT_NE(domain, RegionTable::kCommonDomain);
+  const std::uint32_t key = table.Add(memory, Access::kRemoteInvalidate, domain);
+  for (const RegionTable::DomainId other : {RegionTable::kCommonDomain, table.NewDomain()}) {
+    EXPECT_EQ(table.FindRemote(key, Addr(memory.data()), 1, other), nullptr);
+    EXPECT_FALSE(table.CoversLocal({memory.data(), 1, key}, other));
+    EXPECT_FALSE(table.MayInvalidate(key, other));
+    EXPECT_FALSE(table.Invalidate(key, other));
+  }
+  EXPECT_EQ(table.FindRemote(key, Addr(memory.data()), 1, domain), memory.data());
+  EXPECT_TRUE(table.CoversLocal({memory.data(), 1, key}, domain));
+}
+
 TEST(RegionTable, ALocalKeyIsNoRemoteKey) {
   RegionTable table;
   std::vector<std::byte> memory(100);

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "fabric/tcp/tcp_domain.h"
 
 namespace ibnbd::tcp {
 
@@ -81,7 +82,7 @@ TcpConnection::~TcpConnection() {
 void TcpConnection::StartActive(const SocketAddress& peer, const fabric::ConnectionOptions& options,
                                 std::span<const std::byte> private_data) {
   peer_address_ = peer;
-  exposed_only_ = options.exposed_only;
+  domain_ = TcpDomain::IdOf(options.domain);
   greeting_out_.Set(proto::tcp::GreetingKind::kConnect, private_data);
   PostReceive(options.receives);
   if (state_ != State::kConnecting) return;  // A receive was refused.
@@ -147,7 +148,7 @@ void TcpConnection::StartPassive(const fabric::ConnectionOptions& options,
                                  std::span<const std::byte> private_data) {
   local_address_ = LocalAddressOf(fd_.get());
   peer_address_ = PeerAddressOf(fd_.get());
-  exposed_only_ = options.exposed_only;
+  domain_ = TcpDomain::IdOf(options.domain);
   greeting_out_.Set(proto::tcp::GreetingKind::kAccept, private_data);
   greeting_left_ = greeting_out_.size;
   state_ = State::kUp;

@@ -59,7 +59,6 @@ class TcpConnection final : public fabric::Connection {
   void PostSend(std::span<const fabric::SendRequest> requests) override;
   void PostReceive(std::span<const fabric::ReceiveRequest> requests) override;
   void Disconnect() override;
-  void Expose(const fabric::Region& region) override { exposed_.push_back(region.rkey()); }
   bool drained() const override {
     return state_ == State::kDown && unpolled_completions_ == 0 && unpolled_events_ == 0;
   }
@@ -142,8 +141,7 @@ class TcpConnection final : public fabric::Connection {
   const fabric::Limits limits_;
   const std::uint64_t context_;
   const std::size_t completions_max_;
-  bool exposed_only_ = false;           // F13.
-  std::vector<std::uint32_t> exposed_;  // The rkeys that the peer may use then: one, as a rule.
+  RegionTable::DomainId domain_ = RegionTable::kCommonDomain;  // F13.
   State state_ = State::kConnecting;
   bool was_up_ = false;
   bool recv_waits_for_hangup_ = false;  // recv_op_ polls for the peer's end; there is no receive.

@@ -56,7 +56,7 @@ std::span<fabric::Sge> TcpConnection::ReceiveSges(std::uint32_t index) {
 
 bool TcpConnection::SourcesAreOurs(std::span<const fabric::Sge> sges) const {
   return std::all_of(sges.begin(), sges.end(), [this](const fabric::Sge& sge) {
-    return sge.length == 0 || poller_.regions().CoversLocal(sge);
+    return sge.length == 0 || poller_.regions().CoversLocal(sge, domain_);
   });
 }
 
@@ -362,15 +362,12 @@ bool TcpConnection::PlaceFrame() {
 }
 
 // A payload may take its time, so what it lands in must not die before this connection is drained.
-// That holds for what was exposed; a key of somebody else's region would let its user write to that
-// memory long after its owner has let it go (F13).
+// Regions of a domain of their own live that long; in the common one their owners need to be told
+// (Region::Revoke()).
 std::byte* TcpConnection::FindTarget(const FrameHeader& header) {
   const std::uint32_t rkey = header.rkey.get();
-  if (exposed_only_ && std::find(exposed_.begin(), exposed_.end(), rkey) == exposed_.end()) {
-    return nullptr;
-  }
-  if (!exposed_only_) landing_.store(rkey, std::memory_order_seq_cst);
-  return poller_.regions().FindRemote(rkey, header.addr.get(), header.length.get());
+  if (domain_ == RegionTable::kCommonDomain) landing_.store(rkey, std::memory_order_seq_cst);
+  return poller_.regions().FindRemote(rkey, header.addr.get(), header.length.get(), domain_);
 }
 
 bool TcpConnection::PlaceMessage(const FrameHeader& header) {
@@ -384,7 +381,7 @@ bool TcpConnection::PlaceMessage(const FrameHeader& header) {
     return false;
   }
   if (header.opcode == FrameOpcode::kSendInvalidate &&
-      !poller_.regions().MayInvalidate(header.rkey.get())) {
+      !poller_.regions().MayInvalidate(header.rkey.get(), domain_)) {
     Refuse(proto::tcp::RefuseReason::kRemoteAccess, "invalidation of a key that may not be");
     return false;
   }
@@ -423,7 +420,7 @@ void TcpConnection::OnFramePlaced() {
 void TcpConnection::CompleteReceive(const FrameHeader& header) {
   fabric::Completion completion;
   if (header.opcode == FrameOpcode::kSendInvalidate) {
-    if (!poller_.regions().Invalidate(header.rkey.get())) {
+    if (!poller_.regions().Invalidate(header.rkey.get(), domain_)) {
       Refuse(proto::tcp::RefuseReason::kRemoteAccess, "invalidation of a key that is dead");
       return;
     }

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fabric/tcp/tcp_fabric.h"
 
-#include <utility>
-
-#include "absl/strings/str_cat.h"
-#include "base/check.h"
-#include "fabric/tcp/region_table.h"
+#include "fabric/tcp/tcp_domain.h"
 #include "fabric/tcp/tcp_poller.h"
 #include "proto/tcp_frame.h"
 #include "reactor/reactor.h"
@@ -13,41 +9,11 @@
 namespace ibnbd::tcp {
 namespace {
 
-class TcpRegion final : public fabric::Region {
- public:
-  TcpRegion(RegionTable& table, std::uint32_t key, std::span<std::byte> memory,
-            fabric::Access access)
-      : table_(table), key_(key), memory_(memory), access_(access) {}
-  ~TcpRegion() override { RemoveOnce(); }
-  bool Revoke() override {
-    RemoveOnce();
-    return !table_.IsLanding(key_);
-  }
-  std::uint32_t lkey() const override { return key_; }
-  std::uint32_t rkey() const override { return access_ == fabric::Access::kLocal ? 0 : key_; }
-  std::span<std::byte> memory() const override { return memory_; }
-
- private:
-  void RemoveOnce() {
-    if (!std::exchange(revoked_, true)) table_.Remove(key_);
-  }
-  RegionTable& table_;
-  const std::uint32_t key_;
-  const std::span<std::byte> memory_;
-  const fabric::Access access_;
-  bool revoked_ = false;
-};
-
 class TcpFabric final : public fabric::Fabric {
  public:
   absl::StatusOr<std::unique_ptr<fabric::Region>> Register(std::span<std::byte> memory,
                                                            fabric::Access access) override {
-    const std::uint32_t key = regions_.Add(memory, access);
-    if (key == 0) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "tcp: register ", memory.size(), " bytes: all ", RegionTable::kSlots, " regions in use"));
-    }
-    return std::make_unique<TcpRegion>(regions_, key, memory, access);
+    return common_.Register(memory, access);
   }
   absl::StatusOr<std::unique_ptr<fabric::Poller>> CreatePoller(Reactor& reactor) override {
     if (reactor.ring() == nullptr) {
@@ -59,6 +25,7 @@ class TcpFabric final : public fabric::Fabric {
 
  private:
   RegionTable regions_;
+  TcpDomain common_{regions_, RegionTable::kCommonDomain};
 };
 
 }  // namespace

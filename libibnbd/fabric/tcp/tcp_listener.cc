@@ -24,8 +24,10 @@ constexpr std::int64_t kRetryErrorNs = 100 * kNsPerMs;  // Out of descriptors or
 
 // --- TcpIncoming ---
 
-TcpIncoming::TcpIncoming(UniqueFd fd, std::span<const std::byte> private_data, OpenCount open_count)
-    : fd_(std::move(fd)),
+TcpIncoming::TcpIncoming(RegionTable& regions, UniqueFd fd, std::span<const std::byte> private_data,
+                         OpenCount open_count)
+    : regions_(regions),
+      fd_(std::move(fd)),
       private_data_(private_data.begin(), private_data.end()),
       open_count_(std::move(open_count)),
       local_address_(LocalAddressOf(fd_.get())),
@@ -166,7 +168,8 @@ void TcpAcceptor::OnHandshakeEnd(TcpHandshake& handshake, UniqueFd fd,
     fabric::CmEvent event;
     event.kind = fabric::CmEvent::Kind::kIncoming;
     event.context = context_;
-    event.incoming = std::make_unique<TcpIncoming>(std::move(fd), private_data, open_count_);
+    event.incoming =
+        std::make_unique<TcpIncoming>(poller_.regions(), std::move(fd), private_data, open_count_);
     poller_.PushEvent(std::move(event));
   } else {
     --*open_count_;

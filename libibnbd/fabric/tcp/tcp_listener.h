@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fabric/fabric.h"
+#include "fabric/tcp/tcp_domain.h"
 #include "fabric/tcp/tcp_poller.h"
 #include "fabric/tcp/tcp_socket.h"
 #include "reactor/timers.h"
@@ -27,19 +28,24 @@ class TcpAcceptor;
 // A connection request: the greeting is complete, the answer is the engine's.
 class TcpIncoming final : public fabric::Incoming {
  public:
-  TcpIncoming(UniqueFd fd, std::span<const std::byte> private_data, OpenCount open_count);
+  TcpIncoming(RegionTable& regions, UniqueFd fd, std::span<const std::byte> private_data,
+              OpenCount open_count);
   ~TcpIncoming() override;
   // For the poller: it leaves the listener's places.
   void OnPolled();
   std::span<const std::byte> private_data() const override { return private_data_; }
   SocketAddress local_address() const override { return local_address_; }
   SocketAddress peer_address() const override { return peer_address_; }
+  absl::StatusOr<std::unique_ptr<fabric::Domain>> CreateDomain() override {
+    return std::make_unique<TcpDomain>(regions_, regions_.NewDomain());
+  }
   absl::StatusOr<std::unique_ptr<fabric::Connection>> Accept(
       fabric::Poller& owner, const fabric::ConnectionOptions& options,
       std::span<const std::byte> private_data) override;
   void Reject(std::span<const std::byte> private_data) override;
 
  private:
+  RegionTable& regions_;
   UniqueFd fd_;
   const std::vector<std::byte> private_data_;
   OpenCount open_count_;  // Null once it was polled.
