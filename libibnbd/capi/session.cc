@@ -171,7 +171,7 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   uri.export_name.clear();
   session->uri = uri.ToString();
   ASSIGN_OR_RETURN(const SocketAddress server, ResolveAddress(uri.host, uri.port));
-  ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme));
+  ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme, &server));
   absl::Status status = Build(*session, options, server);
   if (status.ok()) status = StartControlThread(*session);
   if (status.ok()) status = Connect(*session, options);

@@ -34,12 +34,16 @@ class ConformanceWorld {
   // Lets a little happen: one turn of every reactor, or a little virtual time.  Neither polls nor
   // flushes the pollers: the test does.
   virtual void Progress() = 0;
+  // False: the device breaks the connection as it must, but calls some faults a flush, or reports
+  // them to the one end only.
+  [[nodiscard]] virtual bool names_every_fault() const { return true; }
   // How many rounds of Progress() are enough for anything under way to arrive.
   [[nodiscard]] virtual int settle_rounds() const { return 2000; }
 };
 
 struct ConformanceParam {
   std::string name;
+  // Null: not possible on this machine.
   std::function<std::unique_ptr<ConformanceWorld>()> create;
 };
 

@@ -209,6 +209,9 @@ class Poller {  // One per reactor: a completion queue and a CM event channel.  
   virtual std::size_t PollEvents(std::span<CmEvent> out) = 0;
   // Hands all posts since the last call to the network (F7).  The reactor calls it once per turn.
   virtual void Flush() = 0;
+  // As ReactorSource's: for fabrics whose completions do not come through the reactor's ring.
+  virtual bool HasWork() { return false; }
+  virtual void PrepareToSleep() {}
   // The answer comes as kEstablished, kRejected or kUnreachable, within a bound of the fabric's own
   // (tens of seconds at most); callers keep shorter ones.
   virtual absl::StatusOr<std::unique_ptr<Connection>> StartConnect(

@@ -140,6 +140,7 @@ TEST_P(ConformanceTest, F11_SendInvalidateKillsTheKeyBeforeTheReceiveCompletes) 
   auto arena = Arena::Create(4096);
   ASSERT_TRUE(arena.ok());
   auto region = fabric(1).Register(arena->bytes(), Access::kRemoteInvalidate);
+  if (absl::IsUnimplemented(region.status())) GTEST_SKIP() << "SKIP " << region.status().message();
   ASSERT_TRUE(region.ok());
   ReceiveRequest receive;
   receive.cookie = 9;
@@ -176,7 +177,9 @@ TEST_P(ConformanceTest, F11_NamingARegionThatMayNotBeInvalidatedBreaksAndKillsNo
   request.invalidate_rkey = regions_[1]->rkey();
   end(0).PostSend({&request, 1});
   ASSERT_TRUE(Until([&] { return Done(0, 2) && BothDisconnected() && DrainedAll(); }));
-  EXPECT_EQ(side(0).StatusOf(2), WcStatus::kRemoteAccess);
+  if (world_->names_every_fault()) {
+    EXPECT_EQ(side(0).StatusOf(2), WcStatus::kRemoteAccess);
+  }
   // The key still works, over a new connection.
   for (auto& e : ends_) e.reset();
   for (auto* s : {&side(0), &side(1)}) *s = Side{s->poller, {}, {}, {}};

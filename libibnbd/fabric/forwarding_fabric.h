@@ -46,6 +46,8 @@ class ForwardingPoller : public Poller {
   }
   std::size_t PollEvents(std::span<CmEvent> out) override;
   void Flush() override { inner_->Flush(); }
+  bool HasWork() override { return inner_->HasWork(); }
+  void PrepareToSleep() override { inner_->PrepareToSleep(); }
   absl::StatusOr<std::unique_ptr<Connection>> StartConnect(
       const SocketAddress& peer, const ConnectionOptions& options,
       std::span<const std::byte> private_data) override;

@@ -3,13 +3,22 @@
 
 #include "absl/strings/str_cat.h"
 #include "fabric/tcp/tcp_fabric.h"
+#if IBNBD_HAVE_VERBS
+#include "fabric/verbs/verbs_fabric.h"
+#endif
 
 namespace ibnbd {
 
-absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme) {
+absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme,
+                                                           const SocketAddress* peer) {
   if (scheme == "tcp") return tcp::CreateTcpFabric();
   if (scheme == "rdma") {
+#if IBNBD_HAVE_VERBS
+    return verbs::CreateVerbsFabric(peer);
+#else
+    (void)peer;
     return absl::UnimplementedError("rdma: this build has no verbs fabric");
+#endif
   }
   return absl::InvalidArgumentError(
       absl::StrCat("open fabric \"", scheme, "\": unknown scheme: say tcp or rdma"));

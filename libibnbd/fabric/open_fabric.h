@@ -11,7 +11,9 @@
 
 namespace ibnbd {
 
-// "tcp" or "rdma".  Any thread; the fabric may be used from any.
-absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme);
+// "tcp" or "rdma".  `peer`: whom it will connect to; null if it listens only.  Any thread; the
+// fabric may be used from any.
+absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme,
+                                                           const SocketAddress* peer = nullptr);
 
 }  // namespace ibnbd

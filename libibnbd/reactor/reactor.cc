@@ -184,9 +184,23 @@ void Reactor::WakeUp() {
   if (wake_op_ != nullptr) wake_op_->Signal();
 }
 
-bool Reactor::HasUserSpaceWork() const {
+bool Reactor::HasUserSpaceWork() {
   return ring_->HasWork() || has_mail_.load(std::memory_order_relaxed) ||
-         stop_.load(std::memory_order_relaxed);
+         stop_.load(std::memory_order_relaxed) || SourcesHaveWork();
+}
+
+bool Reactor::SourcesHaveWork() {
+  for (ReactorSource* source : sources_) {
+    if (source != nullptr && source->HasWork()) return true;
+  }
+  return false;
+}
+
+bool Reactor::PrepareSources() {
+  for (ReactorSource* source : sources_) {
+    if (source != nullptr) source->PrepareToSleep();
+  }
+  return !SourcesHaveWork();
 }
 
 // Looks at memory only.  True if there is something to do.
@@ -226,6 +240,10 @@ void Reactor::Wait(std::int64_t timeout_ns) {
     sleeping_.store(false, std::memory_order_relaxed);
     return;
   }
+  if (!PrepareSources()) {
+    sleeping_.store(false, std::memory_order_relaxed);
+    return;
+  }
   const std::int64_t deadline_ns = timers_.next_deadline_ns();
   if (deadline_ns >= 0) {
     const std::int64_t until_ns = std::max<std::int64_t>(deadline_ns - clock_.NowNs(), 0);
@@ -248,12 +266,13 @@ int Reactor::fd() const {
 bool Reactor::PrepareToSleep() {
   CHECK(ring_ != nullptr);
   sleeping_.store(true, std::memory_order_seq_cst);  // Until the next turn.
+  const bool idle = PrepareSources();
   const std::int64_t deadline_ns = timers_.next_deadline_ns();
   const std::int64_t now_ns = clock_.NowNs();
   const bool due = deadline_ns >= 0 && deadline_ns <= now_ns;
   if (deadline_ns >= 0 && !due) timeout_op_->ArmFor(deadline_ns, now_ns);
   ring_->Submit();
-  return !due && !has_mail_.load(std::memory_order_seq_cst) && !ring_->HasWork();
+  return idle && !due && !has_mail_.load(std::memory_order_seq_cst) && !ring_->HasWork();
 }
 
 void Reactor::Run() {

@@ -32,6 +32,12 @@ class ReactorSource {
   virtual bool Poll() = 0;
   // End of turn: hands everything that was posted to the network or the disk.
   virtual void Flush() {}
+  // For sources that the ring alone does not speak for.  Asked while the reactor spins: true if
+  // Poll() would find something.  A look at memory, no system call.
+  virtual bool HasWork() { return false; }
+  // The reactor is about to sleep: from now on what happens must complete something on its ring.
+  // HasWork() is asked once more afterwards.
+  virtual void PrepareToSleep() {}
 };
 
 struct ReactorOptions {
@@ -101,7 +107,10 @@ class Reactor {
   bool PollSources();
   bool Spin(std::int64_t start_ns);
   void AdaptSpin(std::int64_t waited_ns);
-  [[nodiscard]] bool HasUserSpaceWork() const;
+  [[nodiscard]] bool HasUserSpaceWork();
+  [[nodiscard]] bool SourcesHaveWork();
+  // False: there is work after all.
+  bool PrepareSources();
 
   const Clock& clock_;
   const ReactorOptions options_;

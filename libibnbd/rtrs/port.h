@@ -57,6 +57,8 @@ class Port final : public ReactorSource {
 
   bool Poll() override;
   void Flush() override;
+  bool HasWork() override { return poller_->HasWork(); }
+  void PrepareToSleep() override { poller_->PrepareToSleep(); }
 
  private:
   struct Entry {

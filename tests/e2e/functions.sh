@@ -66,10 +66,11 @@ start() {
   pids+=("$pid")
 }
 
-# start_server ARGS...: sets $server_pid, $port and $uri (tcp://127.0.0.1:PORT).
+# start_server ARGS...: sets $server_pid, $port and $uri ($IBNBD_E2E_LISTEN:PORT).
+: "${IBNBD_E2E_LISTEN:=tcp://127.0.0.1}"  # tests/vm runs the same scripts over rdma://.
 start_server() {
   local name="server${#pids[@]}"
-  start "$name" ibnbd-server --listen "tcp://127.0.0.1:${port_wanted:-0}" "$@"
+  start "$name" ibnbd-server --listen "$IBNBD_E2E_LISTEN:${port_wanted:-0}" "$@"
   server_pid=$pid server_log="$work/$name.log"
   wait_for 20 grep -q '^listening on ' "$server_log" || fail "the server did not start: $(cat "$server_log")"
   uri=$(sed -n 's/^listening on //p' "$server_log" | head -n 1)

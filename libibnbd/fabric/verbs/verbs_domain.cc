@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fabric/verbs/verbs_domain.h"
+
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "fabric/verbs/verbs_translate.h"
+
+namespace ibnbd::verbs {
+namespace {
+
+class VerbsRegion final : public fabric::Region {
+ public:
+  VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access)
+      : mr_(std::move(mr)), memory_(memory), lkey_(mr_->lkey) {
+    if (access != fabric::Access::kLocal) rkey_ = mr_->rkey;
+  }
+  // The device is through with the memory when this returns: the verb waits for it.
+  bool Revoke() override {
+    mr_.reset();
+    return true;
+  }
+  std::uint32_t lkey() const override { return lkey_; }
+  std::uint32_t rkey() const override { return rkey_; }
+  std::span<std::byte> memory() const override { return memory_; }
+
+ private:
+  MrHandle mr_;
+  const std::span<std::byte> memory_;
+  const std::uint32_t lkey_;
+  std::uint32_t rkey_ = 0;
+};
+
+absl::Status RegisterError(int error, std::size_t size, const ibv_context* context) {
+  const std::string what =
+      absl::StrCat("rdma: register ", size, " bytes with ", DeviceName(context));
+  rlimit limit{};
+  if ((error == ENOMEM || error == EPERM) && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+      limit.rlim_cur != RLIM_INFINITY) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, ": not allowed to lock so much memory: the limit is ", limit.rlim_cur,
+                     " bytes; raise it (ulimit -l, LimitMEMLOCK= of the service)"));
+  }
+  return ErrnoStatus(error, what);
+}
+
+}  // namespace
+
+std::string DeviceName(const ibv_context* context) { return ibv_get_device_name(context->device); }
+
+absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(ibv_context* context) {
+  PdHandle pd(ibv_alloc_pd(context));
+  if (pd == nullptr) {
+    return ErrnoStatus(errno, absl::StrCat("rdma: protection domain on ", DeviceName(context)));
+  }
+  return std::unique_ptr<VerbsDomain>(new VerbsDomain(std::move(pd)));
+}
+
+absl::StatusOr<std::unique_ptr<fabric::Region>> VerbsDomain::Register(std::span<std::byte> memory,
+                                                                      fabric::Access access) {
+  if (access == fabric::Access::kRemoteInvalidate) {
+    return absl::UnimplementedError("rdma: memory windows are not used yet");
+  }
+  const int flags = access == fabric::Access::kLocal
+                        ? IBV_ACCESS_LOCAL_WRITE
+                        : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+  MrHandle mr(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), flags));
+  if (mr == nullptr) return RegisterError(errno, memory.size(), context());
+  return std::make_unique<VerbsRegion>(std::move(mr), memory, access);
+}
+
+absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer) {
+  // A datagram socket that is connected knows the address that packets would leave from.
+  const UniqueFd fd(::socket(peer.family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const auto* to = reinterpret_cast<const sockaddr*>(peer.bytes.data());
+  if (!fd.valid() || ::connect(fd.get(), to, peer.length) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("rdma: no route to ", peer.ToString()));
+  }
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  auto* from = reinterpret_cast<sockaddr*>(&storage);
+  if (::getsockname(fd.get(), from, &length) != 0) return ErrnoStatus(errno, "getsockname");
+  rdma_cm_id* raw = nullptr;
+  if (rdma_create_id(nullptr, &raw, nullptr, RDMA_PS_TCP) != 0) {
+    return ErrnoStatus(errno, "rdma: the connection manager does not answer (modprobe rdma_ucm)");
+  }
+  const CmIdHandle id(raw);
+  // Port 0: an address alone is looked up.
+  if (from->sa_family == AF_INET) {
+    reinterpret_cast<sockaddr_in*>(from)->sin_port = 0;
+  } else {
+    reinterpret_cast<sockaddr_in6*>(from)->sin6_port = 0;
+  }
+  const int error = rdma_bind_addr(id.get(), from) == 0 ? 0 : errno;
+  if (error != 0 || id->verbs == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("rdma: ", peer.ToString(), " is reached from ", AddressFrom(from).ToString(),
+                     ", which is not an address of an RDMA device (",
+                     error != 0 ? ErrnoStatus(error, "bind").message() : "no device",
+                     "); for Soft-RoCE: rdma link add rxe0 type rxe netdev DEVICE"));
+  }
+  return id->verbs;
+}
+
+}  // namespace ibnbd::verbs
