@@ -121,6 +121,7 @@ int VerbsConnection::PostPendingReceives() {
 }
 
 bool VerbsConnection::OnWc(const WrName& name, const ibv_wc& wc, Completion* out) {
+  if (state_ == State::kEnded) return false;  // Receives of an attempt that failed: forgotten.
   fabric::Cookie cookie = 0;
   CookieRing& ring = name.is_receive ? receives_ : sends_;
   if (!ring.TakeUpTo(name.sequence, &cookie)) return false;
