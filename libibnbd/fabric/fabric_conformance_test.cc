@@ -312,6 +312,26 @@ TEST_P(ConformanceTest, F13_AKeyOfAnotherDomainIsForeignToThePeer) {
   EXPECT_TRUE(AreaIs(1, 0, 4096, 0xee));
 }
 
+TEST_P(ConformanceTest, F13_AKeyOfAnotherDomainIsNoSourceForASend) {
+  own_domain_ = true;
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  Send(1, Opcode::kWrite, 1, Piece(1, 0, 8192), Remote(0, 0));  // Of the common domain.
+  ASSERT_TRUE(Until([&] { return Done(1, 1) && BothDisconnected(); }));
+  ExpectFault(side(1).StatusOf(1), WcStatus::kLocalFault);
+  EXPECT_TRUE(AreaIs(0, 0, kAreaSize, 0xee));
+}
+
+TEST_P(ConformanceTest, F13_AKeyOfAnotherDomainIsNoPlaceForAReceive) {
+  own_domain_ = true;
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  Receive(1, 9, Piece(1, 0, 4096));  // Of the common domain.
+  Fill(0, 0, 64, 7);
+  Send(0, Opcode::kSend, 1, Piece(0, 0, 64));
+  ASSERT_TRUE(Until([&] { return Done(1, 9) && BothDisconnected(); }));
+  EXPECT_NE(side(1).StatusOf(9), WcStatus::kOk);
+  EXPECT_TRUE(AreaIs(1, 0, kAreaSize, 0xee));
+}
+
 TEST_P(ConformanceTest, F6_AMessageLongerThanTheReceiveTouchesNoByteBeyondItAndBreaks) {
   ASSERT_NO_FATAL_FAILURE(Connect());
   Receive(1, 9, Piece(1, 1000, 99));
