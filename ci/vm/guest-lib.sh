@@ -62,15 +62,44 @@ rxe_veth() {
   until_true 5 ping -c 1 -W 1 10.78.1.2 && until_true 5 ping -c 1 -W 1 -I 10.78.1.2 10.78.1.1
 }
 
-# rxe_eth ADDRESS: Soft-RoCE on the wire between two guests.
+# For ci/vm/run-two.  Soft-RoCE on the wire between the two guests, with the address of this $ROLE.
 rxe_eth() {
+  local address=10.78.0.1 peer=10.78.0.2
+  [ "$ROLE" = server ] || address=10.78.0.2 peer=10.78.0.1
   rdma_modules || return 1
   modprobe virtio_net
   until_true 10 test -e /sys/class/net/eth0 || return 1
   ip link set eth0 mtu 9000 up
-  ip addr add "$1/24" dev eth0
+  ip addr add "$address/24" dev eth0
   rdma link add rxe0 type rxe netdev eth0 || return 1
-  until_true 10 gid_ready rxe0
+  until_true 10 gid_ready rxe0 || return 1
+  # The other guest may still be booting; and the first address resolution must not be rdma_cm's.
+  until_true 60 ping -c 1 -W 1 "$peer"
+}
+
+# tell NAME / await SECONDS NAME: one guest waits for the other.  await is false after the time, and as soon as the
+# other guest has ended without saying NAME.
+tell() { mkdir -p "$IBNBD_MEETING/told-$1"; }
+await() {
+  local other=client ended
+  [ "$ROLE" = server ] || other=server
+  local deadline=$((SECONDS + $1))
+  while :; do
+    ended=0
+    [ ! -d "$IBNBD_MEETING/$other-ended" ] || ended=1
+    [ ! -d "$IBNBD_MEETING/told-$2" ] || return 0
+    [ $ended = 0 ] && [ $SECONDS -lt $deadline ] || return 1
+    sleep 0.1
+  done
+}
+
+# wire up|down: the carrier of both guests' network cards, as if the cable were pulled and plugged.  One guest only may
+# say it.
+wire_requests=0
+wire() {
+  wire_requests=$((wire_requests + 1))
+  mkdir "$IBNBD_MEETING/wire-$wire_requests-$1"
+  until_true 20 test -d "$IBNBD_MEETING/done-$wire_requests"
 }
 
 # memory_disk INDEX MEBIBYTES [BLOCK_SIZE]: /dev/nullbINDEX, backed by memory.
