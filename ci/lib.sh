@@ -22,7 +22,7 @@ step() {
 
 PACKAGES_BUILD="build-essential cmake ninja-build pkg-config git ca-certificates
   liburing-dev libabsl-dev libcli11-dev libtomlplusplus-dev libspdlog-dev nlohmann-json3-dev
-  libsystemd-dev libibverbs-dev librdmacm-dev"
+  libsystemd-dev libibverbs-dev librdmacm-dev libnl-3-dev"
 PACKAGES_DEMO="nbdkit libnbd-bin qemu-utils e2fsprogs fio python3"
 PACKAGES_TEST="libgtest-dev libgmock-dev clang-format-14 python3-libnbd iproute2 strace dpkg-dev
   zlib1g-dev util-linux procps"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ibnbd-client: list, show, ping and copy, against a server.  Exit status: 0 done, 1 failed, 2
-// usage.
+// ibnbd-client: list, show, ping and copy, against a server; softroce for the machine
+// itself.  Exit status: 0 done, 1 failed, 2 usage.
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -9,6 +9,7 @@
 #include <ibnbd/ibnbd.h>
 
 #include "ibnbd-client/commands.h"
+#include "ibnbd-client/host_commands.h"
 
 namespace {
 
@@ -48,7 +49,8 @@ void AddCopyOptions(CLI::App& command, CopyCommandOptions& copy) {
 }
 
 int Run(int argc, char** argv) {
-  CLI::App app("Looks at an RNBD server and copies to and from its volumes", "ibnbd-client");
+  CLI::App app("Looks at an RNBD server, copies to and from its volumes, and sets RDMA up",
+               "ibnbd-client");
   app.set_version_flag("--version", std::string("ibnbd-client ") + ibnbd_version());
   app.require_subcommand(1);
   app.footer("URIs are tcp://HOST[:PORT][/EXPORT] or rdma://HOST[:PORT][/EXPORT].");
@@ -73,6 +75,7 @@ int Run(int argc, char** argv) {
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   AddCopyOptions(*copy_command, copy);
+  ibnbd::client::HostCommands host_commands(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -83,6 +86,7 @@ int Run(int argc, char** argv) {
   if (show_command->parsed()) status = RunShow(uri, common);
   if (ping_command->parsed()) status = RunPing(uri, ping, common);
   if (copy_command->parsed()) status = RunCopy(copy, common);
+  if (status.ok()) status = host_commands.Run();
   if (status.ok() && std::fflush(stdout) == 0) return 0;
   const std::string text =
       status.ok() ? "standard output: cannot be written" : std::string(status.message());

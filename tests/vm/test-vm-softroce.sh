@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Soft-RoCE from nothing: `ibnbd-client softroce add` loads the modules and makes a device that carries a session;
+# every set-up that cannot work is refused in one line.
+. "$(dirname "$0")/functions.sh"
+requires setpriv python3
+[ ! -e /sys/module/rdma_rxe ] || fail "this kernel has Soft-RoCE loaded: the test could not see it happen"
+nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+
+[ "$(ibnbd-client softroce show)" = "no RDMA device; to add a soft one: ibnbd-client softroce add" ] || fail "show sees a device"
+modprobe dummy numdummies=0
+ip link add rdma0 type dummy
+ip link set rdma0 mtu 9000
+ip addr add 10.77.0.1/24 dev rdma0
+ip -6 addr add fd77::1/64 dev rdma0 nodad
+
+echo "--- what cannot work"
+expect_fail '^ibnbd-client: softroce add: there is no default route' ibnbd-client softroce add
+expect_fail 'softroce add: eth77: no such network device$' ibnbd-client softroce add eth77
+expect_fail 'no such network device$' ibnbd-client softroce add ../class
+expect_fail 'rxe_lo on lo: lo is the loopback device, .*connection manager' ibnbd-client softroce add lo
+expect_fail 'rdma0 is down: ip link set rdma0 up$' ibnbd-client softroce add rdma0
+ip link set rdma0 up
+expect_fail 'only root may' nobody "$IBNBD_BIN/ibnbd-client" softroce add rdma0
+expect_fail 'a name has 1 to 63' ibnbd-client softroce add rdma0 --name a%d
+expect_fail 'no Soft-RoCE device' ibnbd-client softroce remove rdma0
+[ ! -e /sys/module/rdma_rxe ] || fail "a refused command loaded rdma_rxe"
+
+echo "--- the default route's device"
+ip route add default via 10.77.0.2 dev rdma0
+out=$(ibnbd-client softroce add) || fail "softroce add"
+echo "$out"
+grep -Eq '^rxe_rdma0 on rdma0 \(the default route.s\): ACTIVE, .*10\.77\.0\.1' <<<"$out" || fail "add says something else"
+ip route del default
+for module in ib_uverbs rdma_ucm rdma_rxe; do [ -d "/sys/module/$module" ] || fail "$module is not loaded"; done
+
+echo "--- twice, and beside it"
+expect_fail 'rdma0 has one already: rxe_rdma0' ibnbd-client softroce add rdma0
+expect_fail 'rdma0 has one already: rxe_rdma0' ibnbd-client softroce add rdma0 --name other
+ip link add rdma1 type dummy
+ip link set rdma1 up
+expect_fail 'an RDMA device of that name exists, on rdma0' ibnbd-client softroce add rdma1 --name rxe_rdma0
+out=$(ibnbd-client softroce add rdma1 --name second) || fail "softroce add --name"
+echo "$out"
+grep -q 'rdma1 has no IP address' <<<"$out" || fail "add says nothing of the address that is missing"
+ibnbd-client softroce remove second || fail "softroce remove, by name"
+ip link add link rdma1 name rdma1.7 type vlan id 7 2>/dev/null && { # Without the module 8021q there is none.
+  echo "on a VLAN"
+  ip link set rdma1.7 up
+  expect_fail 'rdma1.7 is a VLAN' ibnbd-client softroce add rdma1.7
+}
+
+echo "--- show"
+ibnbd-client softroce show || fail "softroce show"
+nobody "$IBNBD_BIN/ibnbd-client" softroce show --json >"$work/show.json" || fail "an ordinary user cannot look"
+python3 - "$work/show.json" <<'END' || fail "show --json: $(cat "$work/show.json")"
+import json, sys
+links = json.load(open(sys.argv[1]))["links"]
+assert len(links) == 1, links
+assert (links[0]["device"], links[0]["netdev"], links[0]["state"], links[0]["soft"]) == ("rxe_rdma0", "rdma0", "ACTIVE", True)
+assert {"10.77.0.1", "fd77::1"} <= {gid["address"] for gid in links[0]["gids"] if gid["type"] == "RoCE v2"}, links
+END
+expect_fail 'softroce show: rdma7: no RDMA device' ibnbd-client softroce show rdma7
+
+echo "--- a session over it"
+truncate -s 16M "$work/vol.img"
+IBNBD_E2E_LISTEN=rdma://10.77.0.1
+start_server --export "vol=$work/vol.img"
+ibnbd-client ping --timeout 20 -c 1 "$uri" || fail "no session over rxe_rdma0"
+ibnbd-client list --timeout 20 "$uri" | grep -q '^vol' || fail "list over rxe_rdma0"
+
+echo "--- remove"
+kill -TERM "$server_pid" && wait "$server_pid" || fail "the server did not end well"
+expect_fail 'only root may' nobody "$IBNBD_BIN/ibnbd-client" softroce remove rdma0
+ibnbd-client softroce remove rdma0 || fail "softroce remove, by network device"
+[ ! -e /sys/class/infiniband/rxe_rdma0 ] || fail "the device is still there"
+expect_fail 'softroce remove: rxe_rdma0: no Soft-RoCE device' ibnbd-client softroce remove rxe_rdma0
