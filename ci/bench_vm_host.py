@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's part of `ci/bench --vm`: starts ci/bench_vm.py in one guest and makes tables of what it saw.  Called by
+ci/bench once the programs are built."""
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import bench_vm
+from bench_fio import WORKLOADS, medians
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+KERNEL = ("rnbd-rxe", "nvme-rxe")
+DEPTH_32 = ("randread-4k-qd32", "randwrite-4k-qd32")
+# What the project wants to reach in IOPS, against the better of KERNEL: (peer, factor, workloads).
+GOALS = [("fio-rxe", 1.0, DEPTH_32), ("ublk-rxe", 0.8, DEPTH_32)]
+# What the raw wire of the same boot is for a workload: (perftest's figure, its metric, ours).
+WIRE = {
+    "randread-4k-qd1": ("ib_read_lat 4096", "typical_us", "p50_us"),
+    "randwrite-4k-qd1": ("ib_write_lat 4096", "typical_us", "p50_us"),
+    "read-128k-qd8": ("ib_write_bw 131072", "mib_s", "mib_s"),
+    "write-128k-qd8": ("ib_write_bw 131072", "mib_s", "mib_s"),
+}
+
+
+def chosen_peers(text):
+    names = text.split(",") if text else list(bench_vm.PEERS)
+    unknown = [name for name in names if name not in bench_vm.PEERS]
+    if unknown:
+        sys.exit(f"ci/bench --peers: no peer is called '{unknown[0]}'; they are {','.join(bench_vm.PEERS)}")
+    return names
+
+
+def run_in_guest(options, names):
+    """What the guest saw, also when it was cut short, and its exit code."""
+    modules = subprocess.run([f"{ROOT}/ci/vm/build-rnbd"], stdout=subprocess.PIPE, text=True)
+    if modules.returncode != 0:
+        print(f"ci/vm/build-rnbd: {modules.stdout.strip() or 'failed'}: kernel RNBD will be skipped", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="ibnbd-bench.") as shared:
+        out = f"{shared}/seen.json"
+        per_peer = (len(WORKLOADS) + len(bench_vm.COUNTED)) * (options.seconds + 3) + 30
+        limit = 180 + options.rounds * (60 + len(names) * per_peer)
+        share = [shared] + [os.path.dirname(path) for path in (options.bin, options.fio_engine)
+                            if not path.startswith(f"{ROOT}/") and path.startswith(("/tmp/", "/run/", "/var/tmp/"))]
+        command = [f"{ROOT}/ci/vm/run", "--timeout", str(limit)]
+        command += [word for directory in dict.fromkeys(share) for word in ("--share", directory)]
+        command += ["--", "python3", "-B", f"{ROOT}/ci/bench_vm.py", "--bin", options.bin, "--fio-engine",
+                    options.fio_engine, "--out", out, "--rounds", str(options.rounds), "--seconds", str(options.seconds)]
+        code = subprocess.run(command + ([] if options.quick else ["--count"]) + names, stdout=sys.stderr).returncode
+        if not os.path.exists(out):
+            return None, code
+        with open(out) as file:
+            return json.load(file), code
+
+
+def best_kernel(table, workload):
+    """The better of the kernel's own in IOPS, by its name, or None where both are missing."""
+    there = [name for name in KERNEL if (workload, name) in table]
+    return max(there, key=lambda name: table[workload, name]["iops"], default=None)
+
+
+def ratio_to(seen, workload, name, other):
+    """IOPS relative to another peer's: of each round, because neighbours in time had the same share of the host."""
+    ours, theirs = (seen["samples"][workload][each] for each in (name, other))
+    return statistics.median(a["iops"] / b["iops"] for a, b in zip(ours, theirs))
+
+
+def wire_text(seen, workload, name, row):
+    if workload not in WIRE or not name.endswith("-rxe"):
+        return ""
+    figure, metric, ours = WIRE[workload]
+    if figure not in seen["wire"]:
+        return "not measured"
+    raw = medians(seen["wire"][figure])[metric]
+    return f"{row[ours] / raw:.1f} x" if metric == "typical_us" else f"{100 * row[ours] / raw:.0f} %"
+
+
+def print_workload(seen, table, workload, names):
+    figure = f", against {WIRE[workload][0]}" if workload in WIRE else ""
+    print(f"\n### {workload}\n\n| peer | IOPS | spread | MiB/s | mean us | p50 us | p99 us | CPU us/IO | switches/IO | packets/IO "
+          f"| ÷ best kernel | raw wire{figure} |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
+    best = best_kernel(table, workload)
+    for name in names:
+        if (workload, name) not in table:
+            continue
+        row, rounds = table[workload, name], [sample["iops"] for sample in seen["samples"][workload][name]]
+        ratio = f"{ratio_to(seen, workload, name, best):.2f}" if best else "-"
+        spread = f"{100 * (max(rounds) - min(rounds)) / row['iops']:.0f} %" if len(rounds) > 1 else "-"
+        print(f"| {name} | {row['iops']:.0f} | {spread} | {row['mib_s']:.1f} "
+              f"| {row['mean_us']:.0f} | {row['p50_us']:.0f} | {row['p99_us']:.0f} | {row['busy_us']:.0f} "
+              f"| {row['switches']:.1f} | {row['packets']:.1f} | {ratio} | {wire_text(seen, workload, name, row)} |")
+
+
+def print_costs(seen, table, names):
+    """Where the CPU time of an IO is spent, and its system calls."""
+    print("\n### CPU time per IO, us: fio's process, the server's processes, and the rest, which is the kernel's own threads "
+          "and interrupts\n\n| workload | peer | fio | server | rest | system calls: fio | system calls: server |\n"
+          "|---|---|---|---|---|---|---|")
+    for workload in bench_vm.COUNTED:
+        for name in names:
+            if (workload, name) not in table:
+                continue
+            row, calls = table[workload, name], seen["syscalls"].get(name, {}).get(workload, {})
+            texts = [", ".join(f"{call} {rate:.2f}" for call, rate in sorted(calls.get(side, {}).items(), key=lambda x: -x[1])
+                               if rate >= 0.02) for side in ("client", "server")]
+            print(f"| {workload} | {name} | {row['client_us']:.0f} | {row['server_us']:.0f} "
+                  f"| {max(row['busy_us'] - row['client_us'] - row['server_us'], 0):.0f} | {texts[0]} | {texts[1]} |")
+
+
+def print_goals(seen, table):
+    print("\n### Goals, IOPS against the better of kernel RNBD and kernel NVMe-oF\n\n"
+          "| goal | better kernel | ours | ratio | |\n|---|---|---|---|---|")
+    for name, factor, workloads in GOALS:
+        for workload in workloads:
+            best, ours = best_kernel(table, workload), table.get((workload, name))
+            if best is None or ours is None:
+                missing = name if ours is None else " and ".join(KERNEL)
+                print(f"| {name} {workload} at least {factor} | | | | not judged: {missing} was not measured |")
+                continue
+            ratio = ratio_to(seen, workload, name, best)
+            print(f"| {name} {workload} at least {factor} | {best} {table[workload, best]['iops']:.0f} | {ours['iops']:.0f} | {ratio:.2f} "
+                  f"| {'reached' if ratio >= factor else 'MISSED'} |")
+
+
+def print_report(seen, names):
+    revision = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    table = {(workload, name): medians(samples) for workload, peers in seen["samples"].items()
+             for name, samples in peers.items()}
+    print(f"{' '.join(sys.argv)}: revision {revision.stdout.strip() or 'unknown'}, guest with {seen['guest']}; "
+          f"{seen['rounds']} rounds of {seen['seconds']} s, medians; a ratio is the median of the rounds' ratios\n")
+    for name in names:
+        print(f"    {name:<12} {seen['peers'].get(name, {}).get('text', 'not reached')}")
+    print("\n| raw wire, the same boot | |\n|---|---|")
+    for figure, rounds in seen["wire"].items():
+        print(f"| {figure} | {', '.join(f'{metric} {value:.1f}' for metric, value in medians(rounds).items())} |")
+    slow, fast = min(seen["speeds"]), max(seen["speeds"])
+    print(f"\nThe host gave the guest more time at some moments than at others: before each peer a loop was timed, and the slowest "
+          f"was {100 * (fast - slow) / fast:.0f} % below the fastest.")
+    for workload, *_ in WORKLOADS:
+        print_workload(seen, table, workload, names)
+    print_costs(seen, table, names)
+    print_goals(seen, table)
+    outcomes = {"measured": [], "skipped": [], "failed": []}
+    for name in names:
+        peer = seen["peers"].get(name, {"failed": "the guest ended before"})
+        outcome = next((key for key in ("failed", "skipped") if key in peer), "measured")
+        outcomes[outcome].append(f"{name}: {peer.get(outcome, '')}")
+    print(f"\n{', '.join(f'{len(each)} {outcome}' for outcome, each in outcomes.items())}")
+    for outcome in ("skipped", "failed"):
+        for line in outcomes[outcome]:
+            print(f"  {outcome} {line}")
+    return not outcomes["failed"]
+
+
+def main(options, names):
+    """The exit code: a missed goal is no failure, a peer that broke while it was measured is one."""
+    seen, code = run_in_guest(options, names)
+    if seen is None:
+        return code or 1
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(seen, file, indent=1)
+    return 0 if print_report(seen, names) and code == 0 else 1
