@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # For tests with the kernel's own RNBD as the peer: builds its modules on the host first, then everything of
-# functions.sh, and in the guest the client's and the server's sysfs as functions.
+# functions.sh, and in the guest the client's and the server's sysfs as functions.  RNBD_TEST_NEEDS=fio-engine has that
+# built on the host, too.
 # shellcheck shell=bash
 if [ "${IBNBD_IN_GUEST:-}" != 1 ]; then
   if ! modules=$("$(dirname "${BASH_SOURCE[0]}")/../../ci/vm/build-rnbd"); then
     echo "$modules"
     case $modules in SKIP*) exit 77 ;; *) exit 1 ;; esac
+  fi
+  if [ "${RNBD_TEST_NEEDS:-}" = fio-engine ]; then  # A failure is seen in the guest, as a skip.
+    "$(dirname "${BASH_SOURCE[0]}")/../bench/fio/build.sh" "${IBNBD_BUILD:-$IBNBD_BIN/..}" >/dev/null 2>&1 || true
   fi
 fi
 . "$(dirname "${BASH_SOURCE[0]}")/functions.sh"
@@ -55,6 +59,15 @@ fresh_stats() {
 }
 stats_after() { tail -c +$(($1 + 1)) "$server_log" | grep -q ' stats rdma reads '; }
 server_stat_is() { [ "$(server_stat "$1")" = "$2" ]; }
+
+# kernel_server INVALIDATE [PARAMETER...]: the kernel's server, with rtrs-server's parameters.
+kernel_server() {
+  modprobe rtrs-server "always_invalidate=$1" "${@:2}" && modprobe rnbd-server
+}
+stop_kernel_server() { modprobe -r rnbd-server && modprobe -r rtrs-server; }
+rnbd_served=/sys/class/rnbd-server/ctl/devices
+# sessions_on DEVICE: how many sessions have it open at the kernel's server.
+sessions_on() { find "$rnbd_served/$1/sessions" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l; }
 
 # The kernel has not complained of what we sent it: called at the end of every test.  An oops ends the guest by itself.
 kernel_is_well() {
