@@ -22,8 +22,7 @@ absl::Status ListenError(int error, const SocketAddress& local) {
   if (error == ENODEV || error == EADDRNOTAVAIL) {
     return absl::FailedPreconditionError(absl::StrCat(
         what, ": ", ErrnoStatus(error, "bind").message(),
-        ": not an address of an RDMA device; for Soft-RoCE: rdma link add rxe0 type rxe netdev ",
-        "DEVICE"));
+        ": not an address of an RDMA device; for Soft-RoCE: ibnbd-client softroce add DEVICE"));
   }
   return ErrnoStatus(error, what);
 }

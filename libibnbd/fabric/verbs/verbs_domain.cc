@@ -103,7 +103,7 @@ absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer) {
         absl::StrCat("rdma: ", peer.ToString(), " is reached from ", AddressFrom(from).ToString(),
                      ", which is not an address of an RDMA device (",
                      error != 0 ? ErrnoStatus(error, "bind").message() : "no device",
-                     "); for Soft-RoCE: rdma link add rxe0 type rxe netdev DEVICE"));
+                     "); for Soft-RoCE: ibnbd-client softroce add DEVICE"));
   }
   return id->verbs;
 }

@@ -29,9 +29,7 @@ absl::StatusOr<std::unique_ptr<fabric::Fabric>> CreateVerbsFabric(const SocketAd
   ibv_free_device_list(devices);
   if (count == 0) {
     return absl::FailedPreconditionError(
-        "rdma: this machine has no RDMA device; for Soft-RoCE: modprobe rdma_rxe, then rdma link "
-        "add "
-        "rxe0 type rxe netdev DEVICE");
+        "rdma: this machine has no RDMA device; for Soft-RoCE: ibnbd-client softroce add");
   }
   if (peer == nullptr) return std::make_unique<VerbsFabric>(nullptr);
   ASSIGN_OR_RETURN(ibv_context * context, FindDeviceTowards(*peer));
