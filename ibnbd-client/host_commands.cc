@@ -2,14 +2,18 @@
 #include "ibnbd-client/host_commands.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/socket_address.h"
 #include "base/status_macros.h"
+#include "ibnbd-client/doctor/doctor.h"
 #include "ibnbd-client/softroce/softroce.h"
 #include "ibnbd-client/text.h"
 
@@ -96,13 +100,76 @@ absl::Status RunShowLinks(const std::string& name, bool json) {
   return absl::OkStatus();
 }
 
+Json ToJson(const Findings& findings) {
+  Json checks = Json::array();
+  for (const Finding& finding : findings) {
+    checks.push_back({{"check", finding.check},
+                      {"subject", finding.subject.empty() ? Json(nullptr) : Json(finding.subject)},
+                      {"result", VerdictText(finding.verdict)},
+                      {"text", finding.text},
+                      {"fix", finding.fix.empty() ? Json(nullptr) : Json(finding.fix)}});
+  }
+  const std::size_t problems = CountOf(findings, Verdict::kProblem);
+  return {{"ok", problems == 0},
+          {"problems", problems},
+          {"warnings", CountOf(findings, Verdict::kWarning)},
+          {"checks", std::move(checks)}};
+}
+
+void PrintFindings(const Findings& findings) {
+  const auto name = [](const Finding& finding) {
+    return Printable(finding.subject.empty() ? finding.check
+                                             : absl::StrCat(finding.check, " ", finding.subject));
+  };
+  std::size_t width = 5;
+  for (const Finding& finding : findings) width = std::max(width, name(finding).size());
+  const int column = static_cast<int>(width);
+  std::printf("%-10s  %-*s  %s\n", "RESULT", column, "CHECK", "WHAT WAS FOUND");
+  for (const Finding& finding : findings) {
+    std::printf("%-10s  %-*s  %s\n", VerdictText(finding.verdict), column, name(finding).c_str(),
+                Printable(finding.text).c_str());
+    if (finding.fix.empty()) continue;
+    std::printf("%-10s  %-*s  fix: %s\n", "", column, "", Printable(finding.fix).c_str());
+  }
+}
+
+// A problem is an error of the command, too: scripts look at its exit status.
+absl::Status RunDoctor(const std::string& uri_text, std::uint32_t timeout_s, bool json) {
+  std::optional<Uri> uri;
+  if (!uri_text.empty()) {
+    ASSIGN_OR_RETURN(uri, ParseUri(uri_text));
+  }
+  const std::unique_ptr<DoctorHost> host = ThisDoctorHost();
+  const Findings findings = Examine(*host, uri, timeout_s * 1000);
+  if (json) {
+    Print(ToJson(findings));
+  } else {
+    PrintFindings(findings);
+  }
+  const std::size_t problems = CountOf(findings, Verdict::kProblem);
+  if (problems == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("doctor: ", problems, problems == 1 ? " problem" : " problems"));
+}
+
+// A URI that is none is a mistake of the command line.
+std::string CheckUriText(const std::string& text) {
+  const auto uri = ParseUri(text);
+  if (!uri.ok()) return std::string(uri.status().message());
+  if (uri->scheme != "tcp" && uri->scheme != "rdma") return text + ": not tcp:// and not rdma://";
+  return "";
+}
+
 }  // namespace
 
 struct HostCommands::Options {
   CLI::App* add_command = nullptr;
   CLI::App* remove_command = nullptr;
   CLI::App* show_command = nullptr;
+  CLI::App* doctor_command = nullptr;
   SoftRoceAdd add;
+  std::string doctor_uri;
+  std::uint32_t doctor_timeout_s = 5;
   std::string remove_name, show_name;
   bool json = false;
 };
@@ -128,6 +195,15 @@ HostCommands::HostCommands(CLI::App& app) : options_(std::make_unique<Options>()
   o.show_command = softroce->add_subcommand("show", "Show the RDMA devices");
   o.show_command->add_option("name", o.show_name, "One device, or its network device");
   o.show_command->add_flag("--json", o.json, "Print JSON");
+  o.doctor_command =
+      app.add_subcommand("doctor", "Look for what is missing on this machine, and how to mend it");
+  o.doctor_command
+      ->add_option("uri", o.doctor_uri, "A server that should be reached: tcp://, rdma://")
+      ->check(CLI::Validator(CheckUriText, "URI"));
+  o.doctor_command->add_flag("--json", o.json, "Print JSON");
+  o.doctor_command->add_option("--timeout", o.doctor_timeout_s, "Seconds to wait for the server")
+      ->check(CLI::Range(1, 3600))
+      ->capture_default_str();
 }
 
 HostCommands::~HostCommands() = default;
@@ -137,6 +213,9 @@ absl::Status HostCommands::Run() {
   if (o.add_command->parsed()) return RunAdd(o.add);
   if (o.remove_command->parsed()) return RunRemove(o.remove_name, o.add.timeout_s);
   if (o.show_command->parsed()) return RunShowLinks(o.show_name, o.json);
+  if (o.doctor_command->parsed()) {
+    return RunDoctor(o.doctor_uri, o.doctor_timeout_s, o.json);
+  }
   return absl::OkStatus();
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands of ibnbd-client that look after the machine itself: softroce.  main.cc
+// The commands of ibnbd-client that look after the machine itself: softroce and doctor.  main.cc
 // adds them to its command line and runs the one that was given.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ibnbd-client: list, show, ping and copy, against a server; softroce for the machine
+// ibnbd-client: list, show, ping and copy, against a server; softroce and doctor for the machine
 // itself.  Exit status: 0 done, 1 failed, 2 usage.
 #include <CLI/CLI.hpp>
 #include <csignal>

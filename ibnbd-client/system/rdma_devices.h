@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The RDMA devices of the machine with their ports and addresses (GIDs), and the network devices
-// beneath, as sysfs and procfs tell.  softroce reads them, on the main thread.  Names and
+// beneath, as sysfs and procfs tell.  softroce and doctor read them, on the main thread.  Names and
 // numbers that make no sense are left out.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel says of itself in /sys, /proc and /etc, below a root that tests may replace by a
-// tree of their own.  softroce reads through it, on the main thread.  Nothing here fails:
+// tree of their own.  softroce and doctor read through it, on the main thread.  Nothing here fails:
 // what is not there, or cannot be read, is absent; nobody reads more than kReadMax bytes of a file.
 #pragma once
 

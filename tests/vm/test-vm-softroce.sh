@@ -1,13 +1,24 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Soft-RoCE from nothing: `ibnbd-client softroce add` loads the modules and makes a device that carries a session;
-# every set-up that cannot work is refused in one line.
+# every set-up that cannot work is refused in one line.  Before, between and after, `ibnbd-client doctor` is asked.
 . "$(dirname "$0")/functions.sh"
 requires setpriv python3
 [ ! -e /sys/module/rdma_rxe ] || fail "this kernel has Soft-RoCE loaded: the test could not see it happen"
+# doctor_says RESULT CHECK FIX-PATTERN command...: the table of `doctor` has that line, and that fix below it.
+doctor_says() {
+  local result=$1 check=$2 fix=$3 out rc=0
+  shift 3
+  out=$("$@" 2>&1 </dev/null) || rc=$?
+  grep -A 1 -E "^$result +$check( |\$)" <<<"$out" | grep -Eq -- "$fix" || fail "$*: expected $result for $check, /$fix/, got: $out"
+  [ "$result" != problem ] || { [ $rc = 1 ] && grep -Eq '^ibnbd-client: doctor: [0-9]+ problem' <<<"$out"; } || fail "$*: exit code $rc: $out"
+}
 nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
 
 [ "$(ibnbd-client softroce show)" = "no RDMA device; to add a soft one: ibnbd-client softroce add" ] || fail "show sees a device"
+doctor_says warning rdma 'fix: sudo ibnbd-client softroce add' ibnbd-client doctor
+ibnbd-client doctor >"$work/before.log" || fail "a machine without RDMA is a problem"
+doctor_says problem rdma 'fix: sudo ibnbd-client softroce add' ibnbd-client doctor rdma://10.77.0.1
 modprobe dummy numdummies=0
 ip link add rdma0 type dummy
 ip link set rdma0 mtu 9000
@@ -68,9 +79,43 @@ IBNBD_E2E_LISTEN=rdma://10.77.0.1
 start_server --export "vol=$work/vol.img"
 ibnbd-client ping --timeout 20 -c 1 "$uri" || fail "no session over rxe_rdma0"
 ibnbd-client list --timeout 20 "$uri" | grep -q '^vol' || fail "list over rxe_rdma0"
+(ulimit -l 1024 && expect_fail 'not allowed to lock so much memory.*ulimit -l' nobody "$IBNBD_BIN/ibnbd-client" ping "$uri") || exit 1
+
+echo "--- the doctor"
+ibnbd-client doctor --timeout 20 "$uri/vol" || fail "the doctor finds something wrong"
+doctor_says ok 'port rxe_rdma0/1' 'ACTIVE, on rdma0' ibnbd-client doctor
+doctor_says ok 'address rxe_rdma0/1' '10\.77\.0\.1' ibnbd-client doctor
+doctor_says ok 'mtu rxe_rdma0/1' '4096; rdma0 has 9000' ibnbd-client doctor
+doctor_says ok 'route 10.77.0.1' 'from 10.77.0.1, by rxe_rdma0/1' ibnbd-client doctor --timeout 20 "$uri"
+ibnbd-client doctor --json --timeout 20 "$uri/vol" >"$work/doctor.json" || fail "doctor --json"
+python3 - "$work/doctor.json" <<'END' || fail "doctor --json: $(cat "$work/doctor.json")"
+import json, sys
+answer = json.load(open(sys.argv[1]))
+assert answer["ok"] and answer["problems"] == 0, answer
+results = {check["check"]: check["result"] for check in answer["checks"]}
+for check in "io_uring", "rdma", "rdma_cm", "uverbs", "driver", "port", "address", "mtu", "name", "route", "session":
+    assert results[check] == "ok", check
+END
+expect_fail 'unknown scheme' ibnbd-client doctor udp://10.77.0.1
+(ulimit -l 1024 && doctor_says problem memlock 'fix: ulimit -l' nobody "$IBNBD_BIN/ibnbd-client" doctor) || exit 1
+doctor_says problem 'route 127.0.0.1' 'use an address of an RDMA device: 10.77.0.1' ibnbd-client doctor rdma://127.0.0.1
+doctor_says problem "session $uri/nothing" 'fix: ibnbd-client list' ibnbd-client doctor --timeout 20 "$uri/nothing"
+chmod 0600 /dev/infiniband/uverbs0
+doctor_says problem 'uverbs rxe_rdma0' 'fix: sudo chmod 0666' nobody "$IBNBD_BIN/ibnbd-client" doctor
+chmod 0666 /dev/infiniband/uverbs0
+echo 2 >/proc/sys/kernel/io_uring_disabled
+doctor_says problem io_uring 'fix: sysctl kernel.io_uring_disabled=0' ibnbd-client doctor
+echo 0 >/proc/sys/kernel/io_uring_disabled
+doctor_says warning nbd 'fix: modprobe nbd' ibnbd-client doctor
+modprobe -a nbd ublk_drv
+for check in nbd ublk; do doctor_says ok $check loaded ibnbd-client doctor; done
 
 echo "--- remove"
 kill -TERM "$server_pid" && wait "$server_pid" || fail "the server did not end well"
+doctor_says problem "session $uri" "fix: on the server: ibnbd-server --listen $uri" ibnbd-client doctor --timeout 20 "$uri"
+ip link set rdma0 down
+doctor_says problem 'port rxe_rdma0/1' 'fix: ip link set rdma0 up' ibnbd-client doctor
+ip link set rdma0 up
 expect_fail 'only root may' nobody "$IBNBD_BIN/ibnbd-client" softroce remove rdma0
 ibnbd-client softroce remove rdma0 || fail "softroce remove, by network device"
 [ ! -e /sys/class/infiniband/rxe_rdma0 ] || fail "the device is still there"
