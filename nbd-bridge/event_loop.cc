@@ -35,7 +35,10 @@ inline void CpuRelax() {
 // else ended the sleep.
 class EventLoop::PollOp final : public RingOp {
  public:
-  void OnCqe(int /*result*/) override { armed_ = false; }
+  void OnCqe(int /*result*/) override {
+    armed_ = false;
+    if (orphaned_) delete this;
+  }
   void Arm(EventLoop& loop, int fd) {
     if (armed_) return;
     armed_ = true;
@@ -43,9 +46,16 @@ class EventLoop::PollOp final : public RingOp {
     io_uring_prep_poll_add(sqe, fd, POLLIN);
     loop.Bind(sqe, *this);
   }
+  // Its queue goes away; an armed poll lives on until its completion has come.
+  static void Retire(EventLoop& loop, std::unique_ptr<PollOp> op) {
+    if (!op->armed_) return;
+    op->orphaned_ = true;
+    loop.Cancel(*op.release());
+  }
 
  private:
   bool armed_ = false;
+  bool orphaned_ = false;
 };
 
 // Reads the mailbox's eventfd.
@@ -65,10 +75,10 @@ class EventLoop::WakeOp final : public RingOp {
   std::uint64_t value_ = 0;
 };
 
-EventLoop::EventLoop(const Clock& clock, std::vector<ibnbd_queue*> queues)
-    : clock_(clock), queues_(std::move(queues)), wake_fd_(::eventfd(0, EFD_CLOEXEC)) {
+EventLoop::EventLoop(const Clock& clock, const std::vector<ibnbd_queue*>& queues)
+    : clock_(clock), wake_fd_(::eventfd(0, EFD_CLOEXEC)) {
   CHECK(wake_fd_.valid());
-  for (std::size_t i = 0; i < queues_.size(); ++i) poll_ops_.push_back(std::make_unique<PollOp>());
+  for (ibnbd_queue* queue : queues) AddQueue(queue);
   wake_op_ = std::make_unique<WakeOp>(*this, wake_fd_.get());
 }
 
@@ -149,7 +159,7 @@ bool EventLoop::RunTurn() {
   if (now_ns_ >= next_tick_ns_) RunTick();
   RunTurnEnds();
   if (submitted_) {
-    for (ibnbd_queue* queue : queues_) ibnbd_queue_flush(queue);
+    for (const PolledQueue& polled : queues_) ibnbd_queue_flush(polled.queue);
     busy = true;
   }
   SubmitPending();
@@ -158,7 +168,7 @@ bool EventLoop::RunTurn() {
 
 bool EventLoop::PollQueues() {
   bool any = false;
-  for (ibnbd_queue* queue : queues_) any |= ibnbd_queue_poll(queue, 0) > 0;
+  for (const PolledQueue& polled : queues_) any |= ibnbd_queue_poll(polled.queue, 0) > 0;
   if (any && !retry_.empty()) turn_end_.Splice(retry_);
   return any;
 }
@@ -235,12 +245,10 @@ bool EventLoop::Spin() {
 }
 
 void EventLoop::Sleep() {
-  for (std::size_t i = 0; i < queues_.size(); ++i) {
-    if (ibnbd_queue_prepare_sleep(queues_[i]) != 0) return;
+  for (const PolledQueue& polled : queues_) {
+    if (ibnbd_queue_prepare_sleep(polled.queue) != 0) return;
   }
-  for (std::size_t i = 0; i < queues_.size(); ++i) {
-    poll_ops_[i]->Arm(*this, ibnbd_queue_fd(queues_[i]));
-  }
+  for (const PolledQueue& polled : queues_) polled.op->Arm(*this, ibnbd_queue_fd(polled.queue));
   const std::int64_t before_ns = clock_.NowNs();
   // Nobody here: no ticks, an idle bridge uses no processor time.
   std::int64_t until_ns =
@@ -263,6 +271,19 @@ void EventLoop::AdaptSpin(std::int64_t slept_ns) {
   } else {
     spin_ns_ = std::min(std::max(spin_ns_ * 2, kSpinStartNs), kSpinNsMax);
   }
+}
+
+void EventLoop::AddQueue(ibnbd_queue* queue) {
+  queues_.push_back({queue, std::make_unique<PollOp>()});
+}
+
+void EventLoop::RemoveQueue(ibnbd_queue* queue) {
+  const auto at = std::find_if(queues_.begin(), queues_.end(), [queue](const PolledQueue& polled) {
+    return polled.queue == queue;
+  });
+  CHECK(at != queues_.end());
+  PollOp::Retire(*this, std::move(at->op));
+  queues_.erase(at);
 }
 
 void EventLoop::Add(LoopMember& member) {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread of the bridge: an io_uring for NBD sockets, and one queue of each session, polled once
-// per turn.  A turn collects socket completions (requests are decoded and submitted), polls the
-// queues (the IOs leave in one batch; callbacks mark connections), lets marked connections send
-// their replies, and enters the kernel once if there is something to submit.  When a turn found
-// nothing the loop spins on user-space memory for a short, adaptive time and then sleeps in its own
-// ring, into which the queues' file descriptors report.
+// One thread of nbd-bridge or of ibnbd-client's daemon: an io_uring for sockets and kernel devices,
+// and one queue of each session, polled once per turn.  A turn collects socket completions
+// (requests are decoded and submitted), polls the queues (the IOs leave in one batch; callbacks
+// mark connections), lets marked connections send their replies, and enters the kernel once if
+// there is something to submit.  When a turn found nothing the loop spins on user-space memory for
+// a short, adaptive time and then sleeps in its own ring, into which the queues' file descriptors
+// report.
 #pragma once
 
 #include <liburing.h>
@@ -60,8 +61,8 @@ class EventLoop {
   using Task = absl::AnyInvocable<void()>;
   static constexpr std::int64_t kSpinNsMax = 50 * kNsPerUs;
 
-  // `queues` are those of the sessions that belong to this loop.
-  EventLoop(const Clock& clock, std::vector<ibnbd_queue*> queues);
+  // `queues` are those of the sessions that belong to this loop from the start.
+  EventLoop(const Clock& clock, const std::vector<ibnbd_queue*>& queues);
   ~EventLoop();
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
@@ -78,6 +79,10 @@ class EventLoop {
   io_uring_sqe* GetSqe();
   void Bind(io_uring_sqe* sqe, RingOp& op) { io_uring_sqe_set_data(sqe, &op); }
   void Cancel(RingOp& op);  // Its completion still comes.
+  // Sessions that come and go while the loop runs.  After RemoveQueue() the loop knows nothing of
+  // the queue, and the session may be closed.
+  void AddQueue(ibnbd_queue* queue);
+  void RemoveQueue(ibnbd_queue* queue);
 
   void Add(LoopMember& member);
   void Remove(LoopMember& member);
@@ -95,6 +100,10 @@ class EventLoop {
  private:
   class PollOp;
   class WakeOp;
+  struct PolledQueue {
+    ibnbd_queue* queue;
+    std::unique_ptr<PollOp> op;  // Tells, while the loop sleeps, that the queue has something.
+  };
   absl::Status CreateRing();
   bool RunTurn();
   void RunTurnEnds();
@@ -109,8 +118,7 @@ class EventLoop {
   void AdaptSpin(std::int64_t slept_ns);
 
   const Clock& clock_;
-  const std::vector<ibnbd_queue*> queues_;
-  std::vector<std::unique_ptr<PollOp>> poll_ops_;
+  std::vector<PolledQueue> queues_;
   std::unique_ptr<WakeOp> wake_op_;
   io_uring ring_{};
   bool ring_created_ = false;

@@ -12,25 +12,40 @@
 namespace ibnbd::bridge {
 
 void NbdConnection::Start(LoopContext& context, UniqueFd socket, std::string peer) {
-  auto* connection = new NbdConnection(context, std::move(socket), std::move(peer));
-  context.loop.Add(*connection);
+  auto* connection = new NbdConnection(context.loop, std::move(socket), std::move(peer));
+  connection->context_ = &context;
+  connection->handshake_ =
+      std::make_unique<NbdHandshake>(context.volumes, &connection->handshake_out_);
   connection->PumpHandshake();
 }
 
-NbdConnection::NbdConnection(LoopContext& context, UniqueFd socket, std::string peer)
-    : context_(context),
-      loop_(context.loop),
+void NbdConnection::Attach(EventLoop& loop, UniqueFd socket, NbdAttachment attachment) {
+  auto* connection = new NbdConnection(loop, std::move(socket), "the kernel");
+  connection->device_ = attachment.device;
+  connection->queue_ = attachment.queue;
+  connection->memory_ = std::move(attachment.memory);
+  connection->limits_ = attachment.limits;
+  connection->on_end_ = std::move(attachment.on_end);
+  connection->StartTransmission();
+}
+
+NbdConnection::NbdConnection(EventLoop& loop, UniqueFd socket, std::string peer)
+    : loop_(loop),
       socket_(std::move(socket)),
       peer_(std::move(peer)),
-      started_ns_(context.loop.now_ns()),
+      started_ns_(loop.now_ns()),
       staging_(std::make_unique<std::byte[]>(kStagingSize)) {
-  handshake_ = std::make_unique<NbdHandshake>(context.volumes, &handshake_out_);
+  loop.Add(*this);
 }
 
 NbdConnection::~NbdConnection() {
   loop_.Remove(*this);
-  if (memory_ != nullptr) context_.memory.Give(volume_->session_index, std::move(memory_));
-  context_.connection_count.fetch_sub(1, std::memory_order_relaxed);
+  if (context_ != nullptr) {
+    if (memory_ != nullptr) context_->memory.Give(session_index_, std::move(memory_));
+    context_->connection_count.fetch_sub(1, std::memory_order_relaxed);
+  }
+  memory_.reset();
+  if (on_end_) on_end_();
 }
 
 // Sends what the handshake has to say, then feeds it, in turns: what it produces is bounded because
@@ -49,7 +64,7 @@ void NbdConnection::PumpHandshake() {
       return;
     }
     if (handshake_->state() == NbdHandshake::State::kTransmission) {
-      StartTransmission();
+      StartChosen();
       return;
     }
     if (staged().empty()) {
@@ -60,24 +75,29 @@ void NbdConnection::PumpHandshake() {
   }
 }
 
-void NbdConnection::StartTransmission() {
-  volume_ = &context_.volumes.volume(handshake_->export_index());
-  queue_ = context_.queues[volume_->session_index];
-  limits_ = handshake_->limits();
-  structured_ = handshake_->structured_replies();
-  // Zeroes are fast where they become holes or unwritten extents, and a device that has those can
-  // discard.  The protocol leaves no way to ask the server.
-  fast_zero_ = (limits_.flags & proto::kNbdSendTrim) != 0;
-  auto memory = context_.memory.Take(volume_->session_index);
+void NbdConnection::StartChosen() {
+  const Volume& volume = context_->volumes.volume(handshake_->export_index());
+  auto memory = context_->memory.Take(volume.session_index);
   if (!memory.ok()) {
     Close(std::string(memory.status().message()).c_str());
-    volume_ = nullptr;
     return;
   }
   memory_ = *std::move(memory);
+  session_index_ = volume.session_index;
+  device_ = volume.device;
+  queue_ = context_->queues[volume.session_index];
+  limits_ = handshake_->limits();
+  structured_ = handshake_->structured_replies();
   handshake_.reset();
+  LOG_DEBUG("client ", peer_, " export \"", volume.export_name, "\"");
+  StartTransmission();
+}
+
+void NbdConnection::StartTransmission() {
+  // Zeroes are fast where they become holes or unwritten extents, and a device that has those can
+  // discard.  The protocol leaves no way to ask the server.
+  fast_zero_ = (limits_.flags & proto::kNbdSendTrim) != 0;
   phase_ = Phase::kTransmission;
-  LOG_DEBUG("client ", peer_, " export \"", volume_->export_name, "\"");
   Parse();
   ArmReceive();
 }
@@ -107,7 +127,7 @@ void NbdConnection::OnTurnEnd() {
 }
 
 void NbdConnection::OnTick() {
-  if (phase_ == Phase::kHandshake && loop_.now_ns() - started_ns_ >= context_.handshake_ns_max) {
+  if (phase_ == Phase::kHandshake && loop_.now_ns() - started_ns_ >= context_->handshake_ns_max) {
     Close("the handshake took too long");
   }
 }

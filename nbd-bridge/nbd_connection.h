@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// One NBD client, from the greeting to the last reply, on one loop.  It owns itself: it is
-// destroyed at the end of a turn in which it is closed, its socket operations have ended, and every
-// IO that it submitted has come back; until then its buffers stay, however long the server is gone.
+// One NBD client, from the greeting to the last reply, on one loop.  The client may also be a
+// kernel that was handed the other end of the socket: then there is no greeting.  It owns itself:
+// it is destroyed at the end of a turn in which it is closed, its socket operations have ended, and
+// every IO that it submitted has come back; until then its buffers stay, however long the server is
+// gone.
 //
 // Bytes come in through a staging buffer, many small requests with one receive; a payload's rest is
 // received straight into its registered block.  What of a payload was already staged is copied once
@@ -39,10 +41,21 @@ struct LoopContext {
   std::int64_t handshake_ns_max = 30 * kNsPerSecond;
 };
 
+// A volume for a client that needs no handshake.
+struct NbdAttachment {
+  ibnbd_device* device;  // Open until `on_end`.
+  ibnbd_queue* queue;    // Of the loop.
+  std::unique_ptr<ConnectionMemory> memory;
+  proto::NbdExportLimits limits;
+  absl::AnyInvocable<void()> on_end;  // On the loop's thread; the memory is freed.
+};
+
 class NbdConnection final : public LoopMember {
  public:
   // On the loop's thread.  `connection_count` was incremented for it already.
   static void Start(LoopContext& context, UniqueFd socket, std::string peer);
+  // On the loop's thread.  Simple replies, whatever fails.
+  static void Attach(EventLoop& loop, UniqueFd socket, NbdAttachment attachment);
 
   void OnTurnEnd() override;
   void OnTick() override;
@@ -79,11 +92,12 @@ class NbdConnection final : public LoopMember {
   static constexpr std::size_t kIovecs = 256;
   static constexpr std::size_t kIovecsPerReply = 1 + 64;  // A header, and 64 blocks of 1 MiB.
 
-  NbdConnection(LoopContext& context, UniqueFd socket, std::string peer);
+  NbdConnection(EventLoop& loop, UniqueFd socket, std::string peer);
   ~NbdConnection() override;
 
   // nbd_connection.cc: from the greeting to transmission, and the end.
   void PumpHandshake();
+  void StartChosen();
   void StartTransmission();
   void BeginDrain();
   void Close(const char* reason);  // Null: nothing worth a line.
@@ -116,8 +130,8 @@ class NbdConnection final : public LoopMember {
     return {staging_.get() + stage_begin_, stage_end_ - stage_begin_};
   }
 
-  LoopContext& context_;
   EventLoop& loop_;
+  LoopContext* context_ = nullptr;  // Null for those that were attached.
   UniqueFd socket_;
   const std::string peer_;
   const std::int64_t started_ns_;
@@ -126,9 +140,11 @@ class NbdConnection final : public LoopMember {
   std::string handshake_out_;
 
   // Since transmission began.
-  const Volume* volume_ = nullptr;
+  ibnbd_device* device_ = nullptr;
   ibnbd_queue* queue_ = nullptr;
   std::unique_ptr<ConnectionMemory> memory_;
+  std::size_t session_index_ = 0;        // Whose cache the memory goes back to.
+  absl::AnyInvocable<void()> on_end_{};  // Of those that were attached.
   proto::NbdExportLimits limits_;
   bool structured_ = false;
   bool fast_zero_ = false;

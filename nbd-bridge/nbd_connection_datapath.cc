@@ -279,7 +279,7 @@ Part* NbdConnection::TryAddPart(Request* request, std::uint32_t length) {
 
 void NbdConnection::Submit(Part* part) {
   ++part->request->parts_executing;
-  const int result = ibnbd_submit(queue_, volume_->device, &part->io);
+  const int result = ibnbd_submit(queue_, device_, &part->io);
   if (result == 0) {
     loop_.NoteSubmitted();
   } else if (result == -EAGAIN) {
