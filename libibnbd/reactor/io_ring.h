@@ -21,7 +21,8 @@ class IoRingOp {
  public:
   virtual ~IoRingOp() = default;
   // On the ring's thread.  `result` and `flags` are the CQE's.  Multishot operations get several;
-  // the last has no IORING_CQE_F_MORE.
+  // the last has no IORING_CQE_F_MORE.  -ECANCELED may come unasked: the kernel cancels what a
+  // thread has submitted when that thread ends.  Do it again, unless the ring is abandoned().
   virtual void OnCqe(int result, std::uint32_t flags) = 0;
 
  private:
@@ -71,6 +72,9 @@ class IoRing {
   // kernel refuses (memlock, too many): the caller then uses plain addresses.
   int RegisterBuffer(std::span<std::byte> memory);
   void UnregisterBuffer(int slot);
+
+  // Its thread has ended, and it was bound to it: all completes with -ECANCELED.
+  [[nodiscard]] bool abandoned() const { return abandoned_; }
 
   [[nodiscard]] int fd() const { return ring_.ring_fd; }
   [[nodiscard]] std::uint64_t enter_count() const { return enter_count_; }

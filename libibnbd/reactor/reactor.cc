@@ -33,7 +33,7 @@ class Reactor::WakeOp final : public IoRingOp {
  public:
   WakeOp(IoRing& ring, UniqueFd fd) : ring_(ring), fd_(std::move(fd)) { Arm(); }
   void OnCqe(int result, std::uint32_t) override {
-    if (result != -ECANCELED) Arm();
+    if (result != -ECANCELED || !ring_.abandoned()) Arm();
   }
   void Signal() const {
     const std::uint64_t one = 1;

@@ -401,6 +401,21 @@ TEST_F(ContractTest, OneThreadMeansOneThread) {
   EXPECT_EQ(ibnbd_pread(queue_, device_, data(), 4096, 0), 0) << ibnbd_error_message();
 }
 
+TEST_F(ContractTest, AQueueOutlivesTheThreadsThatUsedIt) {
+  ibnbd_session_close(session_, 1000);
+  std::thread([&] { Open(); }).join();
+  for (int i = 0; i < 8; ++i) {
+    std::thread([&] {
+      EXPECT_EQ(ibnbd_pread(queue_, device_, data(), 4096, 0), 0) << ibnbd_error_message();
+    }).join();
+  }
+  EXPECT_EQ(ibnbd_session_ping(session_, 5000, nullptr), 0) << ibnbd_error_message();
+  struct ibnbd_session_info info = {};
+  info.struct_size = sizeof info;
+  ASSERT_EQ(ibnbd_session_get_info(session_, &info), 0) << ibnbd_error_message();
+  EXPECT_EQ(info.reconnects, 0u);
+}
+
 TEST_F(ContractTest, EachQueueCanHaveAThreadWhileOthersAskAndClose) {
   ibnbd_session_close(session_, 1000);
   options_.queue_count = 4;

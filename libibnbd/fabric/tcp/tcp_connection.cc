@@ -232,6 +232,10 @@ void TcpConnection::OnSendCqe(int result, std::uint32_t) {
     OnBatchBytes(result);
     return;
   }
+  if (result == -ECANCELED && state_ == State::kUp && !poller_.ring().abandoned()) {
+    SubmitBatch();  // The thread that sent has ended; the rest is still to go.
+    return;
+  }
   // The peer's last words may lie in our receive queue: they say more than EPIPE does.
   send_failed_ = true;
   end_error_ = result;

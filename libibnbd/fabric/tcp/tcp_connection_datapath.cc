@@ -303,7 +303,9 @@ void TcpConnection::ArmRecv(bool more_is_there) {
 }
 
 void TcpConnection::OnRecvBytes(int result, std::uint32_t flags) {
-  if (result == -EINTR || result == -EAGAIN) {
+  // Cancelled: the thread that asked for it has ended, another one uses the queue now.
+  const bool cancelled = result == -ECANCELED && !poller_.ring().abandoned();
+  if (result == -EINTR || result == -EAGAIN || cancelled) {
     ArmRecv(false);
     return;
   }
