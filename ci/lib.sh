@@ -22,14 +22,14 @@ step() {
 
 PACKAGES_BUILD="build-essential cmake ninja-build pkg-config git ca-certificates
   liburing-dev libabsl-dev libcli11-dev libtomlplusplus-dev libspdlog-dev nlohmann-json3-dev
-  libsystemd-dev libibverbs-dev librdmacm-dev libnl-3-dev"
+  libsystemd-dev libibverbs-dev librdmacm-dev libnl-3-dev libnl-genl-3-dev"
 PACKAGES_DEMO="nbdkit libnbd-bin qemu-utils e2fsprogs fio python3"
 PACKAGES_TEST="libgtest-dev libgmock-dev clang-format-14 python3-libnbd iproute2 strace dpkg-dev
   zlib1g-dev util-linux procps"
 # The lab (ci/vm) and what its tests use in the guest, which sees the host's programs.  bc and libelf1 are for
 # ci/vm/build-rnbd.
 PACKAGES_VM="bc libelf1 qemu-system-x86 busybox-static kmod cpio xz-utils rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest
-  xfsprogs e2fsprogs nbd-client iputils-ping iproute2 procps fio"
+  xfsprogs e2fsprogs nbd-client iputils-ping iproute2 procps fio udev"
 
 # install_packages NAME...: installs those that are missing; says what to do when it may not.
 install_packages() {

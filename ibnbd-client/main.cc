@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// ibnbd-client: list, show, ping and copy, against a server; softroce and doctor for the machine
-// itself.  Exit status: 0 done, 1 failed, 2 usage.
+// ibnbd-client: list, show, ping and copy, against a server; map and its like, for this host's
+// block devices; softroce and doctor for the machine itself.  Exit status: 0 done, 1 failed, 2
+// usage.
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <functional>
 
 #include <ibnbd/ibnbd.h>
 
+#include "absl/strings/match.h"
 #include "ibnbd-client/commands.h"
+#include "ibnbd-client/device_commands.h"
 #include "ibnbd-client/host_commands.h"
 
 namespace {
@@ -18,6 +22,7 @@ constexpr int kUsage = 2;
 
 using ibnbd::client::CommonOptions;
 using ibnbd::client::CopyCommandOptions;
+using ibnbd::client::DeviceCommandOptions;
 using ibnbd::client::PingOptions;
 
 void AddCommon(CLI::App& command, CommonOptions& options) {
@@ -48,25 +53,48 @@ void AddCopyOptions(CLI::App& command, CopyCommandOptions& copy) {
       ->check(CLI::NonNegativeNumber);
 }
 
-int Run(int argc, char** argv) {
-  CLI::App app("Looks at an RNBD server, copies to and from its volumes, and sets RDMA up",
-               "ibnbd-client");
-  app.set_version_flag("--version", std::string("ibnbd-client ") + ibnbd_version());
-  app.require_subcommand(1);
-  app.footer("URIs are tcp://HOST[:PORT][/EXPORT] or rdma://HOST[:PORT][/EXPORT].");
+// What has a URI is asked of a server, the rest of the daemon.  But a URI may be mapped, too: that
+// is asked with unmap, remap and resize alone.
+bool IsUri(const std::string& text) { return absl::StrContains(text, "://"); }
+
+absl::Status List(const std::string& uri, const CommonOptions& common,
+                  DeviceCommandOptions& devices) {
+  if (!uri.empty()) return RunList(uri, common);
+  devices.json = common.json;
+  return RunMappedList(devices);
+}
+
+absl::Status Show(const std::string& what, const CommonOptions& common,
+                  DeviceCommandOptions& devices) {
+  if (IsUri(what)) return RunShow(what, common);
+  devices.json = common.json;
+  devices.device = what;
+  return RunMappedShow(devices);
+}
+
+struct ServerCommandOptions {
   CommonOptions common;
   PingOptions ping;
   CopyCommandOptions copy;
   std::string uri;
-  CLI::App* list_command = app.add_subcommand("list", "List the exports of a server");
-  CLI::App* show_command = app.add_subcommand("show", "Show one export");
+};
+
+void AddServerCommands(CLI::App& app, ServerCommandOptions& options, DeviceCommandOptions& devices,
+                       std::function<absl::Status()>& run) {
+  auto& [common, ping, copy, uri] = options;
+  CLI::App* list_command =
+      app.add_subcommand("list", "List the exports of a server, or what is mapped");
+  CLI::App* show_command = app.add_subcommand("show", "Show one export, or one mapped device");
   CLI::App* ping_command = app.add_subcommand("ping", "Measure round trips to a server");
   CLI::App* copy_command = app.add_subcommand("copy", "Copy to or from a volume");
   for (CLI::App* command : {list_command, show_command, ping_command, copy_command}) {
     AddCommon(*command, common);
   }
-  list_command->add_option("uri", uri, "tcp://HOST[:PORT]")->required();
-  show_command->add_option("uri", uri, "tcp://HOST[:PORT]/EXPORT")->required();
+  for (CLI::App* command : {list_command, show_command}) {
+    command->add_option("--socket", devices.daemon.socket, "The daemon's")->capture_default_str();
+  }
+  list_command->add_option("uri", uri, "tcp://HOST[:PORT]; without: what is mapped on this host");
+  show_command->add_option("uri", uri, "tcp://HOST[:PORT]/EXPORT, or /dev/ublkbN")->required();
   ping_command->add_option("uri", uri, "tcp://HOST[:PORT]")->required();
   ping_command->add_option("-c,--count", ping.count, "How many")
       ->check(CLI::Range(1, 1'000'000))
@@ -75,18 +103,34 @@ int Run(int argc, char** argv) {
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   AddCopyOptions(*copy_command, copy);
+  const auto runs = [&run](CLI::App* command, std::function<absl::Status()> what) {
+    command->callback([&run, what] { run = what; });
+  };
+  ServerCommandOptions* const o = &options;
+  runs(list_command, [o, &devices] { return List(o->uri, o->common, devices); });
+  runs(show_command, [o, &devices] { return Show(o->uri, o->common, devices); });
+  runs(ping_command, [o] { return RunPing(o->uri, o->ping, o->common); });
+  runs(copy_command, [o] { return RunCopy(o->copy, o->common); });
+}
+
+int Run(int argc, char** argv) {
+  CLI::App app("Looks at RNBD servers, copies volumes, and makes them block devices of this host",
+               "ibnbd-client");
+  app.set_version_flag("--version", std::string("ibnbd-client ") + ibnbd_version());
+  app.require_subcommand(1);
+  app.footer("URIs are tcp://HOST[:PORT][/EXPORT] or rdma://HOST[:PORT][/EXPORT].");
+  ServerCommandOptions servers;
+  DeviceCommandOptions devices;
+  std::function<absl::Status()> run;
+  AddDeviceCommands(app, devices, run);
+  AddServerCommands(app, servers, devices, run);
   ibnbd::client::HostCommands host_commands(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kUsage;
   }
-  absl::Status status;
-  if (list_command->parsed()) status = RunList(uri, common);
-  if (show_command->parsed()) status = RunShow(uri, common);
-  if (ping_command->parsed()) status = RunPing(uri, ping, common);
-  if (copy_command->parsed()) status = RunCopy(copy, common);
-  if (status.ok()) status = host_commands.Run();
+  const absl::Status status = run ? run() : host_commands.Run();
   if (status.ok() && std::fflush(stdout) == 0) return 0;
   const std::string text =
       status.ok() ? "standard output: cannot be written" : std::string(status.message());

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// See control_server.h.
+#include "ibnbd-client/daemon/control_server.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "ibnbd-client/daemon/control_socket.h"
+
+namespace ibnbd::client {
+namespace {
+
+// For a client to say what it wants, and to take the answer.
+constexpr absl::Duration kTalkTime = absl::Seconds(5);
+
+}  // namespace
+
+ControlServer::ControlServer(UniqueFd listening, DeviceTable& table)
+    : listening_(std::move(listening)), stop_(::eventfd(0, EFD_CLOEXEC)), table_(table) {
+  CHECK(stop_.valid());
+}
+
+ControlServer::~ControlServer() { CHECK(!acceptor_.joinable()); }
+
+std::unique_ptr<ControlServer> ControlServer::Start(UniqueFd listening, DeviceTable& table) {
+  std::unique_ptr<ControlServer> server(new ControlServer(std::move(listening), table));
+  server->acceptor_ = std::thread([server = server.get()] { server->Accept(); });
+  return server;
+}
+
+void ControlServer::Accept() {
+  const auto has_room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return workers_ < kWorkersMax;
+  };
+  while (true) {
+    pollfd both[2] = {{.fd = listening_.get(), .events = POLLIN, .revents = 0},
+                      {.fd = stop_.get(), .events = POLLIN, .revents = 0}};
+    if (::poll(both, 2, -1) < 0 && errno != EINTR) CHECK(false);
+    if (both[1].revents != 0) return;
+    if (both[0].revents == 0) continue;
+    UniqueFd client(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!client.valid()) {
+      if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED) continue;
+      LOG_ERROR("accept on the control socket: ", std::strerror(errno));
+      absl::SleepFor(absl::Milliseconds(100));  // Out of descriptors, most likely.
+      continue;
+    }
+    mutex_.LockWhen(absl::Condition(&has_room));
+    ++workers_;
+    mutex_.Unlock();
+    std::thread([this, client = std::move(client)]() mutable {
+      Serve(std::move(client));
+    }).detach();
+  }
+}
+
+void ControlServer::Serve(UniqueFd client) {
+  const auto line =
+      ReadLine(client.get(), kRequestSizeMax, absl::Now() + kTalkTime, "control request");
+  const std::string answer = line.ok() ? Answer(*line) : ErrorAnswer(line.status());
+  // A client that has left does not want its answer.
+  (void)WriteAll(client.get(), answer, absl::Now() + kTalkTime, "control answer");
+  client.Reset();
+  absl::MutexLock lock(&mutex_);
+  --workers_;
+}
+
+std::string ControlServer::Answer(const std::string& line) {
+  const auto request = ParseRequest(line);
+  if (!request.ok()) return ErrorAnswer(request.status());
+  const auto answer = Run(*request);
+  if (!answer.ok()) return ErrorAnswer(answer.status());
+  return answer->dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<Json> ControlServer::Run(const ControlRequest& request) {
+  const auto with_device = [](const absl::StatusOr<DeviceReport>& report) -> absl::StatusOr<Json> {
+    if (!report.ok()) return report.status();
+    return Json{{"device", ToJson(*report)}};
+  };
+  switch (request.command) {
+    case Command::kMap: {
+      MapRequest map = request.map;
+      map.survives_us = true;
+      return with_device(table_.Map(map));
+    }
+    case Command::kUnmap:
+      RETURN_IF_ERROR(table_.Unmap(request.device, request.timeout_ms, request.force));
+      return Json::object();
+    case Command::kRemap:
+      return with_device(table_.Remap(request.device, request.timeout_ms, request.force));
+    case Command::kResize:
+      return with_device(table_.Refresh(request.device, request.timeout_ms));
+    case Command::kShow:
+      return with_device(table_.Show(request.device));
+    case Command::kList:
+      break;
+  }
+  Json devices = Json::array();
+  for (const DeviceReport& report : table_.List()) devices.push_back(ToJson(report));
+  return Json{{"devices", devices}};
+}
+
+bool ControlServer::Stop(std::int64_t timeout_ms) {
+  const std::uint64_t one = 1;
+  CHECK(::write(stop_.get(), &one, sizeof(one)) == sizeof(one));
+  acceptor_.join();
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return workers_ == 0; };
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(&idle), absl::Milliseconds(timeout_ms));
+}
+
+}  // namespace ibnbd::client

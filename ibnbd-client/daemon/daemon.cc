@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// See daemon.h.
+#include "ibnbd-client/daemon/daemon.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "ibnbd-client/daemon/control_server.h"
+#include "ibnbd-client/daemon/control_socket.h"
+#include "ibnbd-client/daemon/protocol.h"
+#include "ibnbd-client/daemon/state_file.h"
+#include "ibnbd-client/mapping/device_names.h"
+#include "ibnbd-client/mapping/device_table.h"
+
+namespace ibnbd::client {
+namespace {
+
+// For commands that run when the daemon is to end.
+constexpr std::int64_t kStopMs = 5000;
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+// Writing dirty pages back needs us, so we must not wait for that to get memory: what we have used
+// once stays ours, and allocations of ours do not wait for IO.  Inherited by threads made later.
+void ProtectFromMemoryPressure() {
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) {
+    LOG_WARN("memory cannot be locked: ", std::strerror(errno));
+  }
+  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) {
+    LOG_WARN("PR_SET_IO_FLUSHER: ", std::strerror(errno));
+  }
+}
+
+// To be waited for; set before there are other threads.
+sigset_t BlockEndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+void WaitForSignal(const sigset_t& signals) {
+  int signal = 0;
+  while (sigwait(&signals, &signal) != 0) {
+  }
+}
+
+absl::StatusOr<std::vector<DeviceRecord>> ReadState(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  if (text.empty()) return std::vector<DeviceRecord>();
+  auto records = ParseRecords(text);
+  if (!records.ok()) return Annotate(records.status(), path);
+  return records;
+}
+
+}  // namespace
+
+absl::Status RunDaemon(const DaemonOptions& options) {
+  const sigset_t signals = BlockEndSignals();
+  std::error_code error;
+  std::filesystem::create_directories(options.runtime_directory, error);
+  ASSIGN_OR_RETURN(UniqueFd listening, ListenControl(options.socket, options.group));
+  const std::string state_path = options.runtime_directory + "/devices.json";
+  ASSIGN_OR_RETURN(const std::vector<DeviceRecord> records, ReadState(state_path));
+  ProtectFromMemoryPressure();
+  const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
+  SessionTable sessions(*loops, options.session_name);
+  DeviceTable table(*loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
+                    [&state_path](const std::vector<DeviceRecord>& now) {
+                      return ReplaceFile(state_path, FormatRecords(now));
+                    });
+  table.Restore(records);
+  table.StartRefreshing();
+  const std::unique_ptr<ControlServer> server = ControlServer::Start(std::move(listening), table);
+  LOG_INFO("serving on ", options.socket, ", ", loops->count(), " loops");
+  sd_notify(0, "READY=1");
+  WaitForSignal(signals);
+  sd_notify(0, "STOPPING=1");
+  const bool idle = server->Stop(kStopMs);
+  if (!idle) LOG_WARN("commands were still running");
+  if (idle) {
+    table.StopThreads();
+    table.AbandonAll();
+    sessions.CloseAll();  // So that servers know at once that nobody writes.
+  }
+  // Devices that stay keep references to what is ours until the process is gone.
+  std::fflush(nullptr);
+  ::_exit(0);
+}
+
+absl::Status RunForeground(const MapRequest& request, const DaemonOptions& options) {
+  const sigset_t signals = BlockEndSignals();
+  ProtectFromMemoryPressure();
+  const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
+  SessionTable sessions(*loops, options.session_name);
+  const DeviceNames names(options.runtime_directory + "/devices");
+  ASSIGN_OR_RETURN(const std::unique_ptr<MappedVolume> volume,
+                   MappedVolume::Map(*loops, sessions, request));
+  const std::string node = volume->node();
+  if (const absl::Status named = names.Add(node, request.uri); !named.ok()) {
+    LOG_WARN("no stable name for ", node, ": ", named.message());
+  }
+  std::printf("%s\n", node.c_str());
+  std::fflush(stdout);
+  sd_notify(0, "READY=1");
+  WaitForSignal(signals);
+  sd_notify(0, "STOPPING=1");
+  names.Remove(node);
+  const absl::Status status = volume->Unmap(request.timeout_ms);
+  DeviceNames::Announce(node);
+  if (status.ok()) return status;
+  // What the kernel has not given back refers to our memory.
+  std::fprintf(stderr, "ibnbd-client: %s\n", std::string(status.message()).c_str());
+  ::_exit(1);
+}
+
+}  // namespace ibnbd::client

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is said on the control socket, and what is written into the state file: JSON, one object a
+// line.
+//   {"command":"map","uri":"rdma://10.0.0.2/vol0","as":"ublk",...}  ->  {"device":{...}}
+//   {"command":"unmap","device":"/dev/ublkb0","timeout_ms":30000}   ->  {}
+//   whatever went wrong                                             ->  {"error":"..."}
+// Both directions are hostile until checked: nothing here throws.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ibnbd-client/mapping/device_table.h"
+
+namespace ibnbd::client {
+
+using Json = nlohmann::ordered_json;
+
+// No request or answer is longer; an answer lists some thousand devices.
+inline constexpr std::size_t kRequestSizeMax = 16 * 1024;
+inline constexpr std::size_t kAnswerSizeMax = 16u << 20;
+
+enum class Command { kMap, kUnmap, kRemap, kResize, kShow, kList };
+
+struct ControlRequest {
+  Command command = Command::kList;
+  MapRequest map;      // kMap.
+  std::string device;  // kUnmap, kRemap, kResize, kShow: a node, a link to it, or a URI.
+  bool force = false;
+  std::uint32_t timeout_ms = 30'000;
+};
+
+absl::StatusOr<ControlRequest> ParseRequest(const std::string& line);
+std::string FormatRequest(const ControlRequest& request);
+
+Json ToJson(const DeviceReport& report);
+std::string ErrorAnswer(const absl::Status& status);
+// The object of an answer, or the error it tells.
+absl::StatusOr<Json> ParseAnswer(const std::string& line);
+
+// The state file's.
+std::string FormatRecords(const std::vector<DeviceRecord>& records);
+absl::StatusOr<std::vector<DeviceRecord>> ParseRecords(const std::string& text);
+
+}  // namespace ibnbd::client

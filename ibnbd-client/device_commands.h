@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// map, unmap, remap, resize, and list and show of what is mapped: commands that ask the daemon, and
+// the daemon itself.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "ibnbd-client/daemon/daemon.h"
+
+namespace ibnbd::client {
+
+struct DeviceCommandOptions {
+  DaemonOptions daemon;
+  bool json = false;
+  std::uint32_t timeout_s = 30;
+  std::string device;  // A node, a link to it, or a URI.
+  bool force = false;
+  bool all = false;  // unmap
+
+  // map
+  std::string uri;
+  std::string kind = "ublk";
+  bool read_only = false, migration = false, foreground = false;
+  double fail_after_s = -1;
+  std::uint32_t queue_depth = 128;
+  int index = -1;
+};
+
+// Adds the subcommands; the one that was given puts what it does into `run`.  `options` and `run`
+// must outlive the parsing.
+void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
+                       std::function<absl::Status()>& run);
+
+absl::Status RunMappedList(const DeviceCommandOptions& options);
+absl::Status RunMappedShow(const DeviceCommandOptions& options);
+
+}  // namespace ibnbd::client

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// See device_loops.h.
+#include "ibnbd-client/devices/device_loops.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/synchronization/notification.h"
+#include "base/check.h"
+#include "base/log.h"
+
+namespace ibnbd::client {
+
+std::unique_ptr<DeviceLoops> DeviceLoops::Start(std::uint32_t count) {
+  if (count == 0) count = std::clamp(std::thread::hardware_concurrency(), 1u, kCountMax);
+  std::unique_ptr<DeviceLoops> loops(new DeviceLoops);
+  loops->loops_.resize(count);
+  // The loops' threads take no signals, whoever takes them.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  (void)pthread_sigmask(SIG_SETMASK, &all, &before);  // Cannot fail.
+  for (Loop& loop : loops->loops_) {
+    loop.events = std::make_unique<bridge::EventLoop>(loops->clock_, std::vector<ibnbd_queue*>());
+    loop.thread = std::thread([&loop] {
+      const absl::Status status = loop.events->Run();
+      if (!status.ok()) LOG_ERROR("an event loop cannot run: ", status.message());
+      CHECK(status.ok());
+    });
+  }
+  (void)pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return loops;
+}
+
+DeviceLoops::~DeviceLoops() { Stop(); }
+
+void DeviceLoops::Stop() {
+  for (Loop& loop : loops_) loop.events->StartDrain(clock_.NowNs());
+  for (Loop& loop : loops_) {
+    if (loop.thread.joinable()) loop.thread.join();
+  }
+}
+
+void DeviceLoops::Call(std::uint32_t index, absl::AnyInvocable<void()> task) {
+  absl::Notification done;
+  loops_[index].events->Post([&] {
+    task();
+    done.Notify();
+  });
+  done.WaitForNotification();
+}
+
+void DeviceLoops::AddSession(ibnbd_session* session) {
+  for (std::uint32_t i = 0; i < count(); ++i) {
+    Call(i, [&] { loop(i).AddQueue(ibnbd_session_queue(session, i)); });
+  }
+}
+
+void DeviceLoops::RemoveSession(ibnbd_session* session) {
+  for (std::uint32_t i = 0; i < count(); ++i) {
+    Call(i, [&] { loop(i).RemoveQueue(ibnbd_session_queue(session, i)); });
+  }
+}
+
+}  // namespace ibnbd::client

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// A volume as a block device of this host's kernel: /dev/ublkbN or /dev/nbdN.  Made and taken away
+// on threads that may wait (the daemon's workers), never on a loop; IOs run on the loops alone.
+#pragma once
+
+#include <ibnbd/ibnbd.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "ibnbd-client/devices/device_loops.h"
+
+namespace ibnbd::client {
+
+// Queue i of the session is polled by loop i.  Both outlive the device.
+struct OpenVolume {
+  ibnbd_session* session;
+  ibnbd_device* device;
+  ibnbd_device_info info;  // What it was when it was opened.
+};
+
+struct KernelDeviceOptions {
+  std::uint32_t queue_depth = 128;  // Per queue, 1..4096: kernel IOs at once.
+  int index = -1;                   // The N wanted; -1: the kernel chooses.
+  // The device outlives this process, for AdoptUblkDevice() or AdoptNbdDevice() of the next one:
+  // IOs wait meanwhile.  Otherwise it ends with us, and IOs fail.
+  bool survives_us = false;
+};
+
+class KernelDevice {
+ public:
+  virtual ~KernelDevice() = default;  // Requires: Stop() or Abandon() returned.
+
+  [[nodiscard]] virtual std::string node() const = 0;  // "/dev/ublkb0"
+  [[nodiscard]] virtual int index() const = 0;
+  // The size the kernel is told.  Unimplemented: this kernel cannot; remap.
+  virtual absl::Status Resize(std::uint64_t size_bytes) = 0;
+  // Takes the device from the kernel.  Requires that the volume was closed (ibnbd_device_close()),
+  // so that every IO comes back, whatever the server does: then this takes milliseconds.  After
+  // `timeout_ms`: DeadlineExceeded, saying what is left behind.
+  virtual absl::Status Stop(std::int64_t timeout_ms) = 0;
+  // Stops serving and leaves the device to the next process; of devices that survive us only.  IOs
+  // that are under way are answered by nobody now: the next one gets them again.
+  virtual void Abandon() = 0;
+};
+
+// "ublk" needs Linux 6.0 and the module ublk_drv; "nbd" the module nbd.
+absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops,
+                                                              const OpenVolume& volume,
+                                                              const KernelDeviceOptions& options);
+absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
+                                                             const OpenVolume& volume,
+                                                             const KernelDeviceOptions& options);
+// Takes over device `options.index`, whose process is gone.  FailedPrecondition: it is not what was
+// left, and it was not touched.
+absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptUblkDevice(DeviceLoops& loops,
+                                                              const OpenVolume& volume,
+                                                              const KernelDeviceOptions& options);
+absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptNbdDevice(DeviceLoops& loops,
+                                                             const OpenVolume& volume,
+                                                             const KernelDeviceOptions& options);
+
+// Whether there is a device N, of whatever process.
+absl::StatusOr<bool> UblkDeviceIsThere(int index);
+absl::StatusOr<bool> NbdDeviceIsThere(int index);
+// Takes device N away, which another process left, with the IOs that wait for it.  OK if it is not
+// there.
+absl::Status RemoveLeftUblkDevice(int index);
+absl::Status RemoveLeftNbdDevice(int index);
+
+}  // namespace ibnbd::client

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// See device_table.h.  What runs in the background is device_table_threads.cc.
+#include "ibnbd-client/mapping/device_table.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "ibnbd-client/api.h"
+#include "ibnbd-client/mapping/device_users.h"
+
+namespace ibnbd::client {
+namespace {
+
+// Links are followed; "" if there is no such file.
+std::string NodeOf(const std::string& selector) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(selector, error);
+  return error ? selector : path.string();
+}
+
+}  // namespace
+
+DeviceTable::DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save)
+    : loops_(loops), sessions_(sessions), names_(std::move(names)), save_(std::move(save)) {}
+
+DeviceTable::~DeviceTable() { CHECK(threads_.empty()); }
+
+absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Find(const std::string& selector) {
+  const auto uri = ParseUri(selector);
+  const std::string text = uri.ok() ? uri->ToString() : NodeOf(selector);
+  for (const SlotPtr& slot : slots_) {
+    if (text == slot->record.node || text == slot->record.request.uri.ToString()) return slot;
+  }
+  return absl::NotFoundError(absl::StrCat(selector, ": not mapped"));
+}
+
+absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Claim(const std::string& selector,
+                                                        std::uint32_t timeout_ms) {
+  absl::MutexLock lock(&mutex_);
+  ASSIGN_OR_RETURN(SlotPtr slot, Find(selector));
+  const auto free = [&slot] { return !slot->busy; };
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&free), absl::Milliseconds(timeout_ms))) {
+    return absl::UnavailableError(
+        absl::StrCat(selector, ": another command about it is under way"));
+  }
+  if (slot->gone) return absl::NotFoundError(absl::StrCat(selector, ": not mapped"));
+  slot->busy = true;
+  return slot;
+}
+
+void DeviceTable::Unclaim(const SlotPtr& slot) {
+  absl::MutexLock lock(&mutex_);
+  slot->busy = false;
+}
+
+void DeviceTable::Drop(const SlotPtr& slot) {
+  absl::MutexLock lock(&mutex_);
+  slot->gone = true;
+  slot->busy = false;
+  slots_.erase(std::remove(slots_.begin(), slots_.end(), slot), slots_.end());
+}
+
+// A place for a volume that is not mapped yet, claimed.
+absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& request) {
+  absl::MutexLock lock(&mutex_);
+  const std::string uri = request.uri.ToString();
+  for (const SlotPtr& slot : slots_) {
+    if (slot->record.request.uri.ToString() != uri) continue;
+    return absl::AlreadyExistsError(
+        slot->record.node.empty()
+            ? absl::StrCat("map ", uri, ": another command maps it just now")
+            : absl::StrCat("map ", uri, ": it is mapped already, as ", slot->record.node));
+  }
+  auto slot = std::make_shared<Slot>();
+  slot->record.request = request;
+  slot->busy = true;
+  slots_.push_back(slot);
+  return slot;
+}
+
+// Of a slot that is claimed.
+absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
+  ASSIGN_OR_RETURN(auto volume, MappedVolume::Map(loops_, sessions_, slot->record.request, adopt));
+  {
+    absl::MutexLock lock(&mutex_);
+    slot->volume = std::move(volume);
+    slot->record.node = slot->volume->node();
+    slot->record.request.index = slot->volume->index();
+    slot->record.request.volume_id = slot->volume->volume_id();
+    slot->problem.clear();
+  }
+  const absl::Status named = names_.Add(slot->record.node, slot->record.request.uri);
+  if (!named.ok()) LOG_WARN("no stable name for ", slot->record.node, ": ", named.message());
+  Save();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DeviceReport> DeviceTable::MapInto(const SlotPtr& slot) {
+  if (absl::Status status = Start(slot, false); !status.ok()) {
+    Drop(slot);
+    Save();
+    return status;
+  }
+  LOG_INFO("mapped ", slot->record.request.uri.ToString(), " as ", slot->record.node);
+  absl::MutexLock lock(&mutex_);
+  slot->busy = false;
+  return ReportOf(*slot);
+}
+
+absl::StatusOr<DeviceReport> DeviceTable::Map(MapRequest request) {
+  ASSIGN_OR_RETURN(const SlotPtr slot, Reserve(request));
+  return MapInto(slot);
+}
+
+// Of a slot that is claimed.
+absl::Status DeviceTable::TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force) {
+  const std::string& node = slot.record.node;
+  if (const std::string user = force ? "" : UserOf(node); !user.empty()) {
+    return absl::UnavailableError(
+        absl::StrCat(node, " is ", user, ": end that first, or use --force, which fails its IO"));
+  }
+  names_.Remove(node);
+  if (slot.volume != nullptr) {
+    RETURN_IF_ERROR(slot.volume->Unmap(timeout_ms));
+    slot.volume.reset();
+  } else {
+    const int index = slot.record.request.index;
+    const bool ublk = slot.record.request.kind == DeviceKind::kUblk;
+    RETURN_IF_ERROR(ublk ? RemoveLeftUblkDevice(index) : RemoveLeftNbdDevice(index));
+  }
+  DeviceNames::Announce(node);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceTable::Unmap(const std::string& selector, std::uint32_t timeout_ms, bool force) {
+  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  if (absl::Status status = TakeAway(*slot, timeout_ms, force); !status.ok()) {
+    Unclaim(slot);
+    return Annotate(status, "unmap");
+  }
+  LOG_INFO("unmapped ", slot->record.node);
+  Drop(slot);
+  Save();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DeviceReport> DeviceTable::Remap(const std::string& selector,
+                                                std::uint32_t timeout_ms, bool force) {
+  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  if (absl::Status status = TakeAway(*slot, timeout_ms, force); !status.ok()) {
+    Unclaim(slot);
+    return Annotate(status, "remap");
+  }
+  slot->record.request.volume_id = 0;  // What the server has now is what is asked for.
+  slot->record.request.timeout_ms = timeout_ms;
+  return MapInto(slot);
+}
+
+absl::StatusOr<DeviceReport> DeviceTable::Refresh(const std::string& selector,
+                                                  std::uint32_t timeout_ms) {
+  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  const absl::Status status = slot->volume == nullptr ? absl::UnavailableError(slot->problem)
+                                                      : slot->volume->Refresh(timeout_ms);
+  absl::MutexLock lock(&mutex_);
+  slot->busy = false;
+  if (!status.ok()) return status;
+  return ReportOf(*slot);
+}
+
+DeviceReport DeviceTable::ReportOf(const Slot& slot) const {
+  DeviceReport report;
+  report.record = slot.record;
+  report.problem =
+      slot.busy && slot.problem.empty() ? "a command about it is under way" : slot.problem;
+  if (slot.busy || slot.volume == nullptr) return report;
+  report.served = true;
+  report.info = slot.volume->Describe();
+  report.device_size = slot.volume->device_size();
+  report.session.struct_size = sizeof(report.session);
+  (void)ibnbd_session_get_info(slot.volume->session(), &report.session);  // Zeroes otherwise.
+  return report;
+}
+
+absl::StatusOr<DeviceReport> DeviceTable::Show(const std::string& selector) {
+  absl::MutexLock lock(&mutex_);
+  ASSIGN_OR_RETURN(const SlotPtr slot, Find(selector));
+  return ReportOf(*slot);
+}
+
+std::vector<DeviceReport> DeviceTable::List() {
+  absl::MutexLock lock(&mutex_);
+  std::vector<DeviceReport> reports;
+  for (const SlotPtr& slot : slots_) {
+    if (!slot->record.node.empty()) reports.push_back(ReportOf(*slot));
+  }
+  return reports;
+}
+
+// Writes down what there is now.  What cannot be written is served all the same.
+void DeviceTable::Save() {
+  absl::MutexLock saving(&save_mutex_);  // One after the other, the last one last.
+  std::vector<DeviceRecord> records;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const SlotPtr& slot : slots_) {
+      if (!slot->record.node.empty()) records.push_back(slot->record);
+    }
+  }
+  if (const absl::Status status = save_(records); !status.ok()) LOG_ERROR(status.message());
+}
+
+void DeviceTable::AbandonAll() {
+  absl::MutexLock lock(&mutex_);
+  for (const SlotPtr& slot : slots_) {
+    if (slot->volume != nullptr) slot->volume->Abandon();
+  }
+}
+
+}  // namespace ibnbd::client

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the daemon serves: the mapped volumes by the name of their block device.  Calls come from
+// the workers of the control socket, and wait: for a server, for the kernel, for another call about
+// the same device, each for a bounded time.  Calls about different devices do not meet.
+//
+// The table writes down what it serves, after each change, so that the next process can take the
+// devices over; until it has managed to, such a device is listed with the reason.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "ibnbd-client/mapping/device_names.h"
+#include "ibnbd-client/mapping/mapped_volume.h"
+
+namespace ibnbd::client {
+
+// What is written down.
+struct DeviceRecord {
+  MapRequest request;  // index: the device's; volume_id: the volume's.
+  std::string node;
+};
+
+// What is shown.
+struct DeviceReport {
+  DeviceRecord record;
+  bool served = false;       // False: it waits to be taken over, or for another call.
+  std::string problem;       // Why it is not.
+  ibnbd_device_info info{};  // Of what is served.
+  std::uint64_t device_size = 0;
+  struct ibnbd_session_info session {};
+};
+
+class DeviceTable {
+ public:
+  using SaveFn = std::function<absl::Status(const std::vector<DeviceRecord>&)>;
+
+  DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save);
+  ~DeviceTable();  // Requires StopThreads().
+
+  // `selector` below: "/dev/ublkb0", a link to it, or the volume's URI.
+  absl::StatusOr<DeviceReport> Map(MapRequest request);
+  // `force`: even if it is in use, whose IOs then fail.
+  absl::Status Unmap(const std::string& selector, std::uint32_t timeout_ms, bool force);
+  // Takes the device away and makes it again, with the facts that the server has now.
+  absl::StatusOr<DeviceReport> Remap(const std::string& selector, std::uint32_t timeout_ms,
+                                     bool force);
+  // The size that the server has now.
+  absl::StatusOr<DeviceReport> Refresh(const std::string& selector, std::uint32_t timeout_ms);
+  absl::StatusOr<DeviceReport> Show(const std::string& selector);
+  std::vector<DeviceReport> List();
+
+  // Takes over what another process left, in the background, for as long as it takes.  Once, first.
+  void Restore(const std::vector<DeviceRecord>& records);
+  // Looks at the servers' sizes from time to time.
+  void StartRefreshing();
+  void StopThreads();
+  // After StopThreads(), with no call under way: leaves all devices to the next process.
+  void AbandonAll();
+
+ private:
+  struct Slot {
+    DeviceRecord record;
+    bool busy = false;  // A call, or the take-over, works on it; `volume` is its own.
+    bool gone = false;  // Unmapped; those who waited for it find this.
+    std::string problem;
+    std::unique_ptr<MappedVolume> volume;
+  };
+  using SlotPtr = std::shared_ptr<Slot>;
+
+  absl::StatusOr<SlotPtr> Find(const std::string& selector) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<SlotPtr> Claim(const std::string& selector, std::uint32_t timeout_ms);
+  void Unclaim(const SlotPtr& slot);
+  absl::StatusOr<SlotPtr> Reserve(const MapRequest& request);
+  absl::Status Start(const SlotPtr& slot, bool adopt);
+  absl::Status TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force);
+  absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot);
+  void Drop(const SlotPtr& slot);
+  DeviceReport ReportOf(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Save();
+  void TakeOver(const SlotPtr& slot);
+  absl::Status TryTakeOver(const SlotPtr& slot);
+  void RefreshAll();
+  bool SleepFor(absl::Duration time);  // False: the threads are to end.
+
+  DeviceLoops& loops_;
+  SessionTable& sessions_;
+  const DeviceNames names_;
+  const SaveFn save_;
+  absl::Mutex save_mutex_;  // Before mutex_.
+  absl::Mutex mutex_;
+  std::vector<SlotPtr> slots_ ABSL_GUARDED_BY(mutex_);
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace ibnbd::client

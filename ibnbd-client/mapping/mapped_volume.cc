@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// See mapped_volume.h.
+#include "ibnbd-client/mapping/mapped_volume.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "ibnbd-client/api.h"
+#include "ibnbd-client/text.h"
+
+namespace ibnbd::client {
+namespace {
+
+// For the kernel to let go of a device none of whose IOs is under way.
+constexpr std::int64_t kStopMs = 10'000;
+
+}  // namespace
+
+const char* NameOf(DeviceKind kind) { return kind == DeviceKind::kUblk ? "ublk" : "nbd"; }
+
+absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loops,
+                                                                SessionTable& sessions,
+                                                                const MapRequest& request,
+                                                                bool adopt) {
+  std::unique_ptr<MappedVolume> volume(new MappedVolume(loops, sessions, request));
+  if (absl::Status status = volume->Open(adopt); !status.ok()) {
+    volume->Close();
+    return Annotate(status, absl::StrCat("map ", request.uri.ToString()));
+  }
+  return volume;
+}
+
+MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
+
+absl::Status MappedVolume::Open(bool adopt) {
+  ASSIGN_OR_RETURN(session_, sessions_.Acquire(request_.uri, request_.timeout_ms, adopt));
+  ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
+  options.access = request_.access;
+  options.open_timeout_ms = request_.timeout_ms;
+  options.fail_after_ms = request_.fail_after_ms;
+  const int error =
+      ibnbd_device_open(session_, request_.uri.export_name.c_str(), &options, &device_);
+  if (error != 0) return ApiStatus(error);
+  return StartKernelDevice(adopt);
+}
+
+absl::Status MappedVolume::StartKernelDevice(bool adopt) {
+  OpenVolume volume{session_, device_, Describe()};
+  if (request_.volume_id != 0 && volume.info.volume_id != request_.volume_id) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the export is another volume now: its id is ", VolumeIdText(volume.info.volume_id),
+        ", that of the device is ", VolumeIdText(request_.volume_id)));
+  }
+  if (request_.access == IBNBD_READ_ONLY) volume.info.flags |= IBNBD_DEVICE_READ_ONLY;
+  KernelDeviceOptions options;
+  options.queue_depth = request_.queue_depth;
+  options.index = request_.index;
+  options.survives_us = request_.survives_us;
+  const bool ublk = request_.kind == DeviceKind::kUblk;
+  const auto start =
+      adopt ? (ublk ? AdoptUblkDevice : AdoptNbdDevice) : (ublk ? StartUblkDevice : StartNbdDevice);
+  ASSIGN_OR_RETURN(kernel_device_, start(loops_, volume, options));
+  volume_id_ = volume.info.volume_id;
+  device_size_ = volume.info.size;
+  return absl::OkStatus();
+}
+
+ibnbd_device_info MappedVolume::Describe() const {
+  ibnbd_device_info info{};
+  info.struct_size = sizeof(info);
+  CHECK(ibnbd_device_get_info(device_, &info) == 0);
+  return info;
+}
+
+absl::Status MappedVolume::Refresh(std::uint32_t timeout_ms) {
+  if (const int error = ibnbd_device_refresh(device_, timeout_ms)) {
+    return Annotate(ApiStatus(error), absl::StrCat("resize ", node()));
+  }
+  const std::uint64_t size = Describe().size;
+  if (size == device_size_) return absl::OkStatus();
+  RETURN_IF_ERROR(kernel_device_->Resize(size));
+  LOG_INFO(node(), " has ", size, " bytes now, it had ", device_size_);
+  device_size_ = size;
+  return absl::OkStatus();
+}
+
+absl::Status MappedVolume::Unmap(std::uint32_t timeout_ms) {
+  if (!device_closed_) {
+    device_closed_ = true;
+    if (const int error = ibnbd_device_close(device_, timeout_ms); error != 0) {
+      LOG_WARN("unmap ", node(), ": ", ApiStatus(error).message());
+    }
+  }
+  RETURN_IF_ERROR(kernel_device_->Stop(kStopMs));
+  kernel_device_.reset();
+  Close();
+  return absl::OkStatus();
+}
+
+void MappedVolume::Abandon() {
+  kernel_device_->Abandon();
+  kernel_device_.reset();
+}
+
+void MappedVolume::Close() {
+  // What was outstanding came back from the kernel device's end, or was never there.
+  if (device_ != nullptr && !device_closed_) ibnbd_device_close(device_, 1000);
+  device_ = nullptr;
+  if (session_ != nullptr) sessions_.Release(request_.uri);
+  session_ = nullptr;
+}
+
+}  // namespace ibnbd::client

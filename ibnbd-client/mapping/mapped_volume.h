@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// One volume, from the server to the block device: session, open device, kernel device, made in
+// this order and taken down in the opposite one, so that nothing half-made is left when a step
+// fails.  One thread at a time, one that may wait.
+#pragma once
+
+#include <ibnbd/ibnbd.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/socket_address.h"
+#include "ibnbd-client/devices/kernel_device.h"
+#include "ibnbd-client/mapping/session_table.h"
+
+namespace ibnbd::client {
+
+enum class DeviceKind { kUblk, kNbd };
+const char* NameOf(DeviceKind kind);  // "ublk", "nbd"
+
+struct MapRequest {
+  Uri uri;  // With an export.
+  DeviceKind kind = DeviceKind::kUblk;
+  ibnbd_access access = IBNBD_READ_WRITE;
+  std::int64_t fail_after_ms = -1;  // Loss policy; -1: IOs are held for ever.
+  std::uint32_t queue_depth = 128;
+  int index = -1;               // The N wanted.
+  bool survives_us = false;     // See KernelDeviceOptions.
+  std::uint64_t volume_id = 0;  // The one that it must be; 0: any.
+  std::uint32_t timeout_ms = 30'000;
+};
+
+class MappedVolume {
+ public:
+  // `loops` and `sessions` outlive it.  `adopt`: device request.index is there, left by another
+  // process.
+  static absl::StatusOr<std::unique_ptr<MappedVolume>> Map(DeviceLoops& loops,
+                                                           SessionTable& sessions,
+                                                           const MapRequest& request,
+                                                           bool adopt = false);
+  ~MappedVolume();  // Requires: Unmap() succeeded, or Abandon().
+
+  [[nodiscard]] const MapRequest& request() const { return request_; }
+  [[nodiscard]] std::string node() const { return kernel_device_->node(); }
+  [[nodiscard]] int index() const { return kernel_device_->index(); }
+  [[nodiscard]] ibnbd_session* session() const { return session_; }
+  [[nodiscard]] ibnbd_device_info Describe() const;
+  [[nodiscard]] std::uint64_t volume_id() const { return volume_id_; }
+  // The size that the block device has.
+  [[nodiscard]] std::uint64_t device_size() const { return device_size_; }
+
+  // Asks the server for the volume's size and passes it on to the block device.
+  absl::Status Refresh(std::uint32_t timeout_ms);
+  // Returns within `timeout_ms` plus a little, whatever the server does: IOs that it has not
+  // answered by then fail.  On failure call it again; nothing else may be done with the volume.
+  absl::Status Unmap(std::uint32_t timeout_ms);
+  // Leaves the block device to the next process.
+  void Abandon();
+
+ private:
+  MappedVolume(DeviceLoops& loops, SessionTable& sessions, const MapRequest& request)
+      : loops_(loops), sessions_(sessions), request_(request) {}
+  absl::Status Open(bool adopt);
+  absl::Status StartKernelDevice(bool adopt);
+  void Close();
+
+  DeviceLoops& loops_;
+  SessionTable& sessions_;
+  const MapRequest request_;
+  ibnbd_session* session_ = nullptr;
+  ibnbd_device* device_ = nullptr;
+  bool device_closed_ = false;
+  std::uint64_t volume_id_ = 0;
+  std::uint64_t device_size_ = 0;
+  std::unique_ptr<KernelDevice> kernel_device_;
+};
+
+}  // namespace ibnbd::client

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sessions of this process: one per server, shared by the volumes that are mapped from it, with
+// a queue on each loop.  Opened by the first volume, closed after the last.  Thread-safe; calls may
+// wait for a server, but only those that want the same one.
+#pragma once
+
+#include <ibnbd/ibnbd.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/socket_address.h"
+#include "ibnbd-client/devices/device_loops.h"
+
+namespace ibnbd::client {
+
+class SessionTable {
+ public:
+  // `name` "": the library makes one up.  `loops` outlives the table.
+  SessionTable(DeviceLoops& loops, std::string name);
+  ~SessionTable();  // Requires: all were released, or CloseAll().
+  SessionTable(const SessionTable&) = delete;
+  SessionTable& operator=(const SessionTable&) = delete;
+
+  // The session with the server of `uri`, whose export is ignored.  Waits for it at most
+  // `timeout_ms`; `retry`: also for a server that is not there yet.  Release() it.
+  absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, std::uint32_t timeout_ms, bool retry);
+  void Release(const Uri& uri);
+  // The end of the process: stops the loops, then closes what is left, and cancels its IOs. Nothing
+  // else may be called any more, or meanwhile.
+  void CloseAll();
+
+ private:
+  struct Entry {
+    absl::Mutex opening;  // Held while it is opened or closed.
+    ibnbd_session* session ABSL_GUARDED_BY(opening) = nullptr;
+    int users ABSL_GUARDED_BY(opening) = 0;
+  };
+  std::shared_ptr<Entry> EntryOf(const Uri& uri);
+  absl::StatusOr<ibnbd_session*> Open(const std::string& server, std::uint32_t timeout_ms,
+                                      bool retry);
+
+  DeviceLoops& loops_;
+  const std::string name_;
+  absl::Mutex mutex_;
+  std::map<std::string, std::shared_ptr<Entry>> entries_ ABSL_GUARDED_BY(mutex_);  // By server.
+};
+
+}  // namespace ibnbd::client
