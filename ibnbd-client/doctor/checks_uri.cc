@@ -83,6 +83,9 @@ std::string SessionFix(const Uri& uri, const std::string& address, const absl::S
     return absl::StrCat("on the server: ibnbd-server --listen ", uri.scheme, "://", address, ":",
                         uri.port, " --export NAME=FILE");
   }
+  if (absl::StrContains(text, "reset by peer")) {
+    return "on the server, whose log says why (locked memory, for one): ibnbd-client doctor";
+  }
   return absl::StrCat(
       "ping ", address, "; and see that firewalls let ",
       uri.scheme == "rdma" ? "UDP port 4791 (RoCE)" : absl::StrCat("TCP port ", uri.port),

@@ -338,6 +338,8 @@ TEST(CheckUri, ASessionThatFailsSaysWhereToLook) {
   machine.session_status = absl::DeadlineExceededError("no answer");
   ExpectProblem(machine.Look("session", "tcp://10.0.0.2:99"), "no answer", "TCP port 99");
   ExpectProblem(machine.Look("session", "rdma://10.77.0.1"), "no answer", "UDP port 4791");
+  machine.session_status = absl::UnavailableError("connection 0 lost: Connection reset by peer");
+  ExpectProblem(machine.Look("session", "rdma://10.77.0.1"), "lost", "on the server, whose log");
   machine.session_status = absl::NotFoundError("vol: no such export");
   ExpectProblem(machine.Look("session", "tcp://10.0.0.2/vol"), "no such export",
                 "ibnbd-client list tcp://10.0.0.2:1234");

@@ -22,7 +22,12 @@ namespace {
 
 // enum ib_port_state of the kernel.
 constexpr const char* kStates[] = {"NOP", "DOWN", "INIT", "ARMED", "ACTIVE", "ACTIVE_DEFER"};
-constexpr std::size_t kNameMax = 63;  // IB_DEVICE_NAME_MAX less the zero.
+constexpr int kTableMax = RDMA_NLDEV_ATTR_RES_CTX;  // The largest attribute that is looked at.
+constexpr std::size_t kNameMax = 63;                // IB_DEVICE_NAME_MAX less the zero.
+
+static_assert(kTableMax >= RDMA_NLDEV_ATTR_NDEV_NAME &&
+              kTableMax >= RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY_CURR &&
+              kTableMax >= RDMA_NLDEV_ATTR_RES_PID);
 
 constexpr int MessageType(int command) { return RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, command); }
 
@@ -120,8 +125,8 @@ absl::StatusOr<Message> NewMessage(int command, int flags) {
   return message;
 }
 
-// The attributes of a message of this kind: tb has one more than `max` places.
-absl::Status ParseAttributes(std::span<const std::byte> bytes, int command, nlattr** tb, int max) {
+// The attributes of a message of this kind: tb has kTableMax + 1 places.
+absl::Status ParseAttributes(std::span<const std::byte> bytes, int command, nlattr** tb) {
   if (bytes.size() < sizeof(nlmsghdr)) {
     return absl::DataLossError(absl::StrCat("a message of ", bytes.size(), " bytes"));
   }
@@ -135,22 +140,39 @@ absl::Status ParseAttributes(std::span<const std::byte> bytes, int command, nlat
     return absl::DataLossError(absl::StrCat("a message of type ", header->nlmsg_type));
   }
   // libnl demands a zero at the end of NLA_STRING, and not of NLA_NUL_STRING.
-  nla_policy policy[RDMA_NLDEV_ATTR_NDEV_NAME + 1] = {};
+  nla_policy policy[kTableMax + 1] = {};
   policy[RDMA_NLDEV_ATTR_DEV_INDEX].type = NLA_U32;
   policy[RDMA_NLDEV_ATTR_DEV_NAME].type = NLA_STRING;
   policy[RDMA_NLDEV_ATTR_PORT_INDEX].type = NLA_U32;
   policy[RDMA_NLDEV_ATTR_PORT_STATE].type = NLA_U8;
   policy[RDMA_NLDEV_ATTR_NDEV_NAME].type = NLA_STRING;
-  if (const int error = nlmsg_parse(header, 0, tb, max, policy); error < 0) {
+  policy[RDMA_NLDEV_ATTR_RES_SUMMARY].type = NLA_NESTED;
+  policy[RDMA_NLDEV_ATTR_RES_CTX].type = NLA_NESTED;
+  if (const int error = nlmsg_parse(header, 0, tb, kTableMax, policy); error < 0) {
     return absl::DataLossError(absl::StrCat("a message that is damaged: ", nl_geterror(error)));
   }
   return absl::OkStatus();
 }
 
+// The entries of `table`, one after the other, until one is damaged.
+absl::Status ForEachEntry(const nlattr* table, int entry_type, int max, nla_policy* policy,
+                          const std::function<void(nlattr**)>& visit) {
+  nlattr* entry = nullptr;
+  int left = 0;
+  nla_for_each_nested(entry, table, left) {
+    nlattr* tb[kTableMax + 1] = {};
+    if (nla_type(entry) != entry_type) continue;
+    if (nla_parse_nested(tb, max, entry, policy) < 0) {
+      return absl::DataLossError("a message with a table that is damaged");
+    }
+    visit(tb);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<RdmaLink> Parse(std::span<const std::byte> message, int command) {
-  constexpr int kMax = RDMA_NLDEV_ATTR_NDEV_NAME;
-  nlattr* tb[kMax + 1] = {};
-  RETURN_IF_ERROR(ParseAttributes(message, command, tb, kMax));
+  nlattr* tb[kTableMax + 1] = {};
+  RETURN_IF_ERROR(ParseAttributes(message, command, tb));
   if (tb[RDMA_NLDEV_ATTR_DEV_INDEX] == nullptr || tb[RDMA_NLDEV_ATTR_DEV_NAME] == nullptr) {
     return absl::DataLossError("a message without an index and a name");
   }
@@ -169,7 +191,16 @@ class NetlinkRdmaLinks final : public RdmaLinks {
   absl::StatusOr<std::vector<RdmaLink>> List() override;
   absl::Status AddSoftRoce(const std::string& device, const std::string& netdev) override;
   absl::Status Remove(std::uint32_t device_index) override;
+  absl::StatusOr<RdmaUsers> Users(std::uint32_t device_index) override;
 };
+
+absl::StatusOr<Message> MessageAbout(std::uint32_t device_index, int command, int flags) {
+  ASSIGN_OR_RETURN(Message message, NewMessage(command, flags));
+  if (nla_put_u32(message.get(), RDMA_NLDEV_ATTR_DEV_INDEX, device_index) < 0) {
+    return absl::ResourceExhaustedError("RDMA netlink: no memory");
+  }
+  return message;
+}
 
 absl::StatusOr<std::vector<RdmaLink>> NetlinkRdmaLinks::List() {
   std::vector<RdmaLink> devices, links;
@@ -183,11 +214,8 @@ absl::StatusOr<std::vector<RdmaLink>> NetlinkRdmaLinks::List() {
   if (ErrnoFromStatus(listed) == -EPROTONOSUPPORT) return links;  // No ib_core.
   RETURN_IF_ERROR(listed);
   for (const RdmaLink& device : devices) {
-    ASSIGN_OR_RETURN(const Message ports,
-                     NewMessage(RDMA_NLDEV_CMD_PORT_GET, NLM_F_REQUEST | NLM_F_DUMP));
-    if (nla_put_u32(ports.get(), RDMA_NLDEV_ATTR_DEV_INDEX, device.device_index) < 0) {
-      return absl::ResourceExhaustedError("RDMA netlink: no memory");
-    }
+    ASSIGN_OR_RETURN(const Message ports, MessageAbout(device.device_index, RDMA_NLDEV_CMD_PORT_GET,
+                                                       NLM_F_REQUEST | NLM_F_DUMP));
     const std::string what = absl::StrCat("list the ports of RDMA device ", device.device);
     const absl::Status status =
         Exchange(ports.get(), what, [&links](std::span<const std::byte> message) {
@@ -216,12 +244,33 @@ absl::Status NetlinkRdmaLinks::AddSoftRoce(const std::string& device, const std:
 
 absl::Status NetlinkRdmaLinks::Remove(std::uint32_t device_index) {
   ASSIGN_OR_RETURN(const Message message,
-                   NewMessage(RDMA_NLDEV_CMD_DELLINK, NLM_F_REQUEST | NLM_F_ACK));
-  if (nla_put_u32(message.get(), RDMA_NLDEV_ATTR_DEV_INDEX, device_index) < 0) {
-    return absl::ResourceExhaustedError("RDMA netlink: no memory");
-  }
+                   MessageAbout(device_index, RDMA_NLDEV_CMD_DELLINK, NLM_F_REQUEST | NLM_F_ACK));
   return Exchange(message.get(), "remove",
                   [](std::span<const std::byte>) { return absl::OkStatus(); });
+}
+
+absl::StatusOr<RdmaUsers> NetlinkRdmaLinks::Users(std::uint32_t device_index) {
+  RdmaUsers users;
+  // A request for one device is answered by one message, and then by an acknowledgement.
+  ASSIGN_OR_RETURN(const Message summary,
+                   MessageAbout(device_index, RDMA_NLDEV_CMD_RES_GET, NLM_F_REQUEST | NLM_F_ACK));
+  RETURN_IF_ERROR(Exchange(summary.get(), "count the users of an RDMA device",
+                           [&users](std::span<const std::byte> message) {
+                             ASSIGN_OR_RETURN(users.count, ParseContextCount(message));
+                             return absl::OkStatus();
+                           }));
+  if (users.count == 0) return users;
+  ASSIGN_OR_RETURN(const Message contexts, MessageAbout(device_index, RDMA_NLDEV_CMD_RES_CTX_GET,
+                                                        NLM_F_REQUEST | NLM_F_DUMP));
+  // Older kernels do not say who: the number does.
+  Exchange(contexts.get(), "list the users of an RDMA device",
+           [&users](std::span<const std::byte> message) {
+             ASSIGN_OR_RETURN(const std::vector<std::uint32_t> pids, ParseContextPids(message));
+             users.pids.insert(users.pids.end(), pids.begin(), pids.end());
+             return absl::OkStatus();
+           })
+      .IgnoreError();
+  return users;
 }
 
 }  // namespace
@@ -240,6 +289,42 @@ absl::StatusOr<RdmaLink> ParsePort(std::span<const std::byte> message) {
   ASSIGN_OR_RETURN(RdmaLink link, Parse(message, RDMA_NLDEV_CMD_PORT_GET));
   if (link.port == 0) return absl::DataLossError("a port without a number");
   return link;
+}
+
+absl::StatusOr<std::uint64_t> ParseContextCount(std::span<const std::byte> message) {
+  nlattr* tb[kTableMax + 1] = {};
+  RETURN_IF_ERROR(ParseAttributes(message, RDMA_NLDEV_CMD_RES_GET, tb));
+  std::uint64_t count = 0;
+  const nlattr* table = tb[RDMA_NLDEV_ATTR_RES_SUMMARY];
+  if (table == nullptr) return count;
+  constexpr int kName = RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY_NAME;
+  constexpr int kCurrent = RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY_CURR;
+  nla_policy policy[kTableMax + 1] = {};
+  policy[kName].type = NLA_STRING;
+  policy[kCurrent].type = NLA_U64;
+  RETURN_IF_ERROR(ForEachEntry(table, RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY, kCurrent, policy,
+                               [&count](nlattr** entry) {
+                                 if (entry[kName] == nullptr || entry[kCurrent] == nullptr) return;
+                                 const std::string name = nla_get_string(entry[kName]);
+                                 if (name == "ctx") count = nla_get_u64(entry[kCurrent]);
+                               }));
+  return count;
+}
+
+absl::StatusOr<std::vector<std::uint32_t>> ParseContextPids(std::span<const std::byte> message) {
+  nlattr* tb[kTableMax + 1] = {};
+  RETURN_IF_ERROR(ParseAttributes(message, RDMA_NLDEV_CMD_RES_CTX_GET, tb));
+  std::vector<std::uint32_t> pids;
+  const nlattr* table = tb[RDMA_NLDEV_ATTR_RES_CTX];
+  if (table == nullptr) return pids;
+  nla_policy policy[kTableMax + 1] = {};
+  policy[RDMA_NLDEV_ATTR_RES_PID].type = NLA_U32;
+  RETURN_IF_ERROR(ForEachEntry(table, RDMA_NLDEV_ATTR_RES_CTX_ENTRY, RDMA_NLDEV_ATTR_RES_PID,
+                               policy, [&pids](nlattr** entry) {
+                                 const nlattr* pid = entry[RDMA_NLDEV_ATTR_RES_PID];
+                                 if (pid != nullptr) pids.push_back(nla_get_u32(pid));
+                               }));
+  return pids;
 }
 
 bool IsDeviceName(const std::string& name) {

@@ -25,6 +25,12 @@ struct RdmaLink {
   std::string netdev;      // Empty on InfiniBand.
 };
 
+// The programs that have an RDMA device open.
+struct RdmaUsers {
+  std::uint64_t count = 0;
+  std::vector<std::uint32_t> pids;  // Of the threads that opened it; none of other PID namespaces.
+};
+
 const char* LinkStateText(std::uint8_t state);
 
 // What softroce needs of the kernel; tests have their own.
@@ -35,7 +41,10 @@ class RdmaLinks {
   virtual absl::StatusOr<std::vector<RdmaLink>> List() = 0;
   // The errno of a refusal is in the Status (ErrnoFromStatus).
   virtual absl::Status AddSoftRoce(const std::string& device, const std::string& netdev) = 0;
+  // Requires: nobody has it open.  The kernel waits for those who have, for ever and deaf to
+  // signals.
   virtual absl::Status Remove(std::uint32_t device_index) = 0;
+  virtual absl::StatusOr<RdmaUsers> Users(std::uint32_t device_index) = 0;
 };
 
 inline constexpr int kAnswerSeconds = 20;
@@ -46,6 +55,10 @@ std::unique_ptr<RdmaLinks> KernelRdmaLinks();
 // device's index and name, or holds a name that is none.
 absl::StatusOr<RdmaLink> ParseDevice(std::span<const std::byte> message);
 absl::StatusOr<RdmaLink> ParsePort(std::span<const std::byte> message);
+// RDMA_NLDEV_CMD_RES_GET: how many contexts of user space there are; 0 if it does not say.
+absl::StatusOr<std::uint64_t> ParseContextCount(std::span<const std::byte> message);
+// RDMA_NLDEV_CMD_RES_CTX_GET: whose they are.
+absl::StatusOr<std::vector<std::uint32_t>> ParseContextPids(std::span<const std::byte> message);
 
 // 1 to 63 letters, digits, and - _ . : inside; what every kernel takes and every file system shows.
 bool IsDeviceName(const std::string& name);

@@ -125,6 +125,81 @@ TEST(ParsePort, RefusesALengthThatIsNotThatOfTheMessage) {
   }
 }
 
+constexpr std::uint16_t kSummaryType = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_RES_GET);
+constexpr std::uint16_t kContextType = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_RES_CTX_GET);
+constexpr std::uint16_t kNested = 0x8000;
+
+// The attributes of a message as the value of another attribute.
+std::string Inner(Bytes& bytes) {
+  const auto* text = reinterpret_cast<const char*>(bytes.get().data());
+  return std::string(text + 16, bytes.get().size() - 16);
+}
+
+std::string SummaryEntry(const std::string& name, std::uint64_t count) {
+  Bytes entry(0);
+  entry.Text(RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY_NAME, name)
+      .Attribute(RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY_CURR,
+                 std::string(reinterpret_cast<const char*>(&count), sizeof count));
+  return Inner(entry);
+}
+
+Bytes GoodSummary() {
+  Bytes table(0), bytes(kSummaryType);
+  for (const auto& [name, count] : {std::pair("pd", 9), std::pair("ctx", 3), std::pair("mr", 4)}) {
+    table.Attribute(RDMA_NLDEV_ATTR_RES_SUMMARY_ENTRY | kNested,
+                    SummaryEntry(name, static_cast<std::uint64_t>(count)));
+  }
+  bytes.U32(RDMA_NLDEV_ATTR_DEV_INDEX, 0)
+      .Attribute(RDMA_NLDEV_ATTR_RES_SUMMARY | kNested, Inner(table));
+  return bytes;
+}
+
+Bytes GoodContexts() {
+  Bytes table(0), bytes(kContextType);
+  for (const std::uint32_t pid : {77u, 78u}) {
+    Bytes entry(0);
+    entry.U32(RDMA_NLDEV_ATTR_RES_PID, pid);
+    table.Attribute(RDMA_NLDEV_ATTR_RES_CTX_ENTRY | kNested, Inner(entry));
+  }
+  bytes.Attribute(RDMA_NLDEV_ATTR_RES_CTX | kNested, Inner(table));
+  return bytes;
+}
+
+TEST(ParseContexts, CountsThemAndNamesTheirOwners) {
+  EXPECT_EQ(ParseContextCount(GoodSummary().get()).value_or(0), 3u);
+  EXPECT_THAT(ParseContextPids(GoodContexts().get()).value_or(std::vector<std::uint32_t>()),
+              testing::ElementsAre(77u, 78u));
+  EXPECT_EQ(ParseContextCount(Bytes(kSummaryType).U32(1, 0).get()).value_or(1), 0u);
+  EXPECT_FALSE(ParseContextCount(GoodContexts().get()).ok());
+  EXPECT_FALSE(ParseContextPids(GoodSummary().get()).ok());
+}
+
+TEST(ParseContexts, RefusesEntriesThatAreTooShort) {
+  Bytes entry(0), table(0), bytes(kContextType);
+  entry.Attribute(RDMA_NLDEV_ATTR_RES_PID, "ab");
+  table.Attribute(RDMA_NLDEV_ATTR_RES_CTX_ENTRY | kNested, Inner(entry));
+  bytes.Attribute(RDMA_NLDEV_ATTR_RES_CTX | kNested, Inner(table));
+  EXPECT_FALSE(ParseContextPids(bytes.get()).ok());
+}
+
+TEST(ParseContexts, SurvivesFlippedBytesAndShortenedMessages) {
+  Prng prng(2);
+  for (Bytes good : {GoodSummary(), GoodContexts()}) {
+    for (int i = 0; i < 20000; ++i) {
+      std::vector<std::byte> bytes = good.get();
+      for (std::uint64_t n = 1 + prng.Below(4); n > 0; --n) {
+        bytes[prng.Below(bytes.size())] = static_cast<std::byte>(prng.Below(256));
+      }
+      const std::size_t size = prng.Below(4) == 0 ? prng.Below(bytes.size()) : bytes.size();
+      const std::unique_ptr<std::byte[]> exact(new std::byte[size]);
+      std::memcpy(exact.get(), bytes.data(), size);
+      const auto pids = ParseContextPids({exact.get(), size});
+      EXPECT_LE(pids.ok() ? pids->size() : 0, bytes.size());
+      EXPECT_FALSE(pids.ok() && ParseContextCount({exact.get(), size}).ok());
+    }
+  }
+}
+
 // Exactly as large as the span, so that a sanitizer sees a byte that is read beyond it.
 absl::StatusOr<RdmaLink> ParseCopy(const std::vector<std::byte>& bytes, std::size_t size) {
   const std::unique_ptr<std::byte[]> exact(new std::byte[size]);

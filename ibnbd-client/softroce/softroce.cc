@@ -7,10 +7,15 @@
 #include <cerrno>
 #include <functional>
 #include <optional>
+#include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "ibnbd-client/text.h"
 
 namespace ibnbd::client {
 namespace {
@@ -174,6 +179,34 @@ absl::StatusOr<ShownLink> AwaitAddresses(SoftRoceHost& host, const std::string& 
                    " seconds; to see it: ibnbd-client softroce show ", link->device));
 }
 
+// The process of a thread: the kernel tells which thread opened the device.
+std::uint32_t ProcessOf(const SystemTree& tree, std::uint32_t thread) {
+  const std::string status = tree.Read(absl::StrCat("/proc/", thread, "/status")).value_or("");
+  for (absl::string_view line : absl::StrSplit(status, '\n')) {
+    std::uint32_t pid = 0;
+    if (absl::ConsumePrefix(&line, "Tgid:") && absl::SimpleAtoi(line, &pid)) return pid;
+  }
+  return thread;
+}
+
+// The kernel would wait for them, and nobody could end the wait.
+absl::Status CheckUnused(SoftRoceHost& host, std::uint32_t device_index, const std::string& device,
+                         const std::string& what) {
+  ASSIGN_OR_RETURN(const RdmaUsers users, host.links().Users(device_index));
+  if (users.count == 0) return absl::OkStatus();
+  std::set<std::uint32_t> processes;
+  for (const std::uint32_t pid : users.pids) processes.insert(ProcessOf(host.tree(), pid));
+  std::vector<std::string> names;
+  for (const std::uint32_t pid : processes) {
+    const std::string name =
+        host.tree().ReadLine(absl::StrCat("/proc/", pid, "/comm")).value_or("a program");
+    names.push_back(absl::StrCat(Printable(name), " (pid ", pid, ")"));
+  }
+  if (names.empty()) names.push_back(absl::StrCat(users.count, " programs"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      what, ": ", device, " is in use by ", absl::StrJoin(names, ", "), ", which must end first"));
+}
+
 absl::Status CheckFree(const std::vector<ShownLink>& links, const SoftRoceAdd& add,
                        const std::string& what) {
   for (const ShownLink& link : links) {
@@ -256,6 +289,7 @@ absl::StatusOr<std::string> RemoveSoftRoce(SoftRoceHost& host, const std::string
         absl::StrCat(what, ": not a Soft-RoCE device: nothing that can be removed"));
   }
   if (!MayAdminister(host.tree())) return NotPermitted(what);
+  RETURN_IF_ERROR(CheckUnused(host, links[found].device_index, victim.device, what));
   if (const absl::Status status = host.links().Remove(links[found].device_index); !status.ok()) {
     if (ErrnoFromStatus(status) == -EPERM) return NotPermitted(what);
     return Annotate(status, what);

@@ -61,6 +61,7 @@ class FakeHost final : public SoftRoceHost, public RdmaLinks {
     }
     return absl::OkStatus();
   }
+  absl::StatusOr<RdmaUsers> Users(std::uint32_t) override { return users; }
   void AddLink(const std::string& device, const std::string& netdev, bool is_soft) {
     soft = device;
     fake.AddRdmaDevice(device, is_soft ? netdev : "");
@@ -72,6 +73,7 @@ class FakeHost final : public SoftRoceHost, public RdmaLinks {
   std::vector<RdmaLink> kernel_links;
   std::vector<std::string> loaded, addresses = {"10.77.0.1"};
   std::vector<std::uint32_t> removed;
+  RdmaUsers users;
   std::string soft, renames_to;
   absl::Status module_status;
   std::uint32_t next_index = 5;
@@ -219,6 +221,21 @@ TEST(RemoveSoftRoce, RefusesHardwareStrangersAndOrdinaryUsers) {
   EXPECT_THAT(RemoveSoftRoce(host, "eth0", 1).status().message(), HasSubstr("only root may"));
   host.remove_errno = EBUSY;
   EXPECT_THAT(RemoveSoftRoce(host, "eth0", 1).status().message(), HasSubstr("busy"));
+  EXPECT_THAT(host.removed, IsEmpty());
+}
+
+TEST(RemoveSoftRoce, NeverLetsTheKernelWaitForThoseWhoUseIt) {
+  FakeHost host;
+  host.AddLink("rxe_eth0", "eth0", true);
+  host.fake.Write("/proc/77/comm", "ibnbd-server\n");
+  host.fake.Write("/proc/79/status", "Name:\treactor0\nTgid:\t77\nPid:\t79\n");
+  host.fake.Write("/proc/79/comm", "reactor0\n");
+  host.users = {3, {79, 77, 78}};
+  EXPECT_THAT(RemoveSoftRoce(host, "eth0", 1).status().message(),
+              HasSubstr("rxe_eth0 is in use by ibnbd-server (pid 77), a program (pid 78)"));
+  host.users = {3, {}};
+  EXPECT_THAT(RemoveSoftRoce(host, "eth0", 1).status().message(),
+              HasSubstr("in use by 3 programs"));
   EXPECT_THAT(host.removed, IsEmpty());
 }
 

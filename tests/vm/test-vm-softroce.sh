@@ -110,7 +110,10 @@ doctor_says warning nbd 'fix: modprobe nbd' ibnbd-client doctor
 modprobe -a nbd ublk_drv
 for check in nbd ublk; do doctor_says ok $check loaded ibnbd-client doctor; done
 
+doctor_says problem 'session rdma://10.77.0.9' 'fix: ping 10.77.0.9; .*UDP port 4791' ibnbd-client doctor --timeout 2 rdma://10.77.0.9
+
 echo "--- remove"
+expect_fail "rxe_rdma0 is in use by ibnbd-server \(pid $server_pid\), which must end first" ibnbd-client softroce remove rdma0
 kill -TERM "$server_pid" && wait "$server_pid" || fail "the server did not end well"
 doctor_says problem "session $uri" "fix: on the server: ibnbd-server --listen $uri" ibnbd-client doctor --timeout 20 "$uri"
 ip link set rdma0 down
