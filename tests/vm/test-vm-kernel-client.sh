@@ -3,6 +3,7 @@
 # The kernel's RNBD client on our server: what it believes of the volume, data of all sizes with flush, FUA, discard and
 # write-zeroes, a file system, eight devices over one session, the access modes.  What it does when servers come and go
 # is in test-vm-kernel-client-life.sh.
+export VM_SMP=${VM_SMP:-4}  # It brings a connection for each CPU.
 . "$(dirname "$0")/rnbd.sh"
 requires fio mkfs.ext4 e2fsck
 rxe_up || fail "no Soft-RoCE"
