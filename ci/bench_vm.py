@@ -37,6 +37,10 @@ WIRE = [  # perftest's program, message size, iterations
     ("ib_read_lat", 4096, 1000),
     ("ib_write_bw", 131072, 400),
 ]
+KERNEL = ("rnbd-rxe", "nvme-rxe")
+DEPTH_32 = ("randread-4k-qd32", "randwrite-4k-qd32")
+# What the project wants to reach in IOPS, against the better of KERNEL: (peer, factor, workloads).
+GOALS = [("fio-rxe", 1.0, DEPTH_32), ("ublk-rxe", 0.8, DEPTH_32)]
 
 
 class Skip(Exception):
@@ -291,7 +295,7 @@ def loops_in(seconds):
 
 def read_snapshot(path, servers):
     """What the snapshot script saw when fio began or ended a job."""
-    seen = types.SimpleNamespace(busy=0, switches=0, client=0, server=0, rxe={}, syscalls={})
+    seen = types.SimpleNamespace(busy=0, switches=0, client=0, server=0, client_pid=0, rxe={}, syscalls={})
     for line in open(path):
         name, _, text = line.rstrip("\n").partition(":")
         fields = text.split()
@@ -308,10 +312,11 @@ def read_snapshot(path, servers):
         elif name.startswith("/proc/") and name != "/proc/stat":
             after_name = text.rsplit(")", 1)[1].split()
             ticks = int(after_name[11]) + int(after_name[12])
-            if int(name.split("/")[2]) in servers:
+            pid = int(name.split("/")[2])
+            if pid in servers:
                 seen.server += ticks
             else:
-                seen.client += ticks
+                seen.client, seen.client_pid = ticks, pid
         elif "/" not in name and text.strip().isdigit():
             seen.rxe[name] = int(text)
     return seen
@@ -350,10 +355,10 @@ def run_fio(lab, target, workloads, seconds):
         yield job["jobname"], job, before, after
 
 
-def measure(lab, target):
+def measure(lab, target, workloads, seconds):
     """The samples of one round of one peer, by workload."""
     samples = {}
-    for name, job, before, after in run_fio(lab, target, WORKLOADS, lab.options.seconds):
+    for name, job, before, after in run_fio(lab, target, workloads, seconds):
         side = job["read" if "read" in name else "write"]
         ios = max(side["total_ios"], 1)
         rxe = {key: after.rxe[key] - before.rxe.get(key, 0) for key in after.rxe}
@@ -382,9 +387,10 @@ def count_syscalls(lab, target):
         for name, job, before, after in run_fio(lab, target, chosen, 1):
             ios = max(job["read"]["total_ios"] + job["write"]["total_ios"], 1)
             sides = counted.setdefault(name, {"client": {}, "server": {}})
+            jobs = {tid for comm, tid, _ in before.syscalls if comm == "fio" and tid != before.client_pid}
             for key, count in after.syscalls.items():
                 comm, tid, call = key
-                if tid in servers or comm == "fio":
+                if tid in servers or tid in jobs:
                     side = sides["server" if tid in servers else "client"]
                     side[call] = side.get(call, 0) + (count - before.syscalls.get(key, 0)) / ios
     finally:
@@ -418,7 +424,7 @@ def measure_wire(lab):
     return figures
 
 
-def visit(lab, name, seen, round_index):
+def visit(lab, name, seen, title, workloads, seconds, count=False):
     """One round of one peer: set up, measured, taken down."""
     text, make = PEERS[name]
     peer = seen["peers"].setdefault(name, {"text": text})
@@ -429,18 +435,50 @@ def visit(lab, name, seen, round_index):
     try:
         with make(lab) as target:
             try:
-                for workload, sample in measure(lab, target).items():
+                samples = measure(lab, target, workloads, seconds)
+                for workload, sample in samples.items():
                     seen["samples"].setdefault(workload, {}).setdefault(name, []).append(sample)
-                if round_index == 0 and lab.options.count:
+                if count:
                     seen["syscalls"][name] = count_syscalls(lab, target)
             except (RuntimeError, OSError, KeyError, ValueError, subprocess.TimeoutExpired) as error:
                 peer["failed"] = f"{type(error).__name__}: {error}"
     except Skip as why:
         peer["skipped"] = str(why)
     quietly(need, ["blockdev", "--flushbufs", DISK])
-    outcome = f"skipped: {peer['skipped']}" if "skipped" in peer else f"FAILED: {peer.get('failed')}" \
-        if "failed" in peer else f"{seen['samples']['randread-4k-qd32'][name][-1]['iops']:.0f} IOPS randread-4k-qd32"
-    print(f"round {round_index + 1}: {name}: {outcome} ({time.monotonic() - started:.0f} s)", flush=True)
+    outcome = f"skipped: {peer['skipped']}" if "skipped" in peer else f"FAILED: {peer['failed']}" if "failed" in peer else \
+        f"{samples['randread-4k-qd32']['iops']:.0f} IOPS randread-4k-qd32"
+    print(f"{title}: {name}: {outcome} ({time.monotonic() - started:.0f} s)", flush=True)
+    with open(f"{lab.options.out}.new", "w") as file:
+        json.dump(seen, file, indent=1)
+    os.rename(f"{lab.options.out}.new", lab.options.out)
+
+
+def visit_wire(lab, seen, title):
+    try:
+        for name, figures in measure_wire(lab).items():
+            seen["wire"].setdefault(name, []).append(figures)
+    except (Skip, OSError, subprocess.TimeoutExpired) as why:
+        print(f"{title}: the raw wire was not measured: {why}", flush=True)
+
+
+def measure_all(lab, seen):
+    options = lab.options
+
+    def there_and_back(names, index):  # So that nobody is always first.
+        return names if index % 2 == 0 else names[::-1]
+
+    for index in range(options.rounds):
+        title = f"round {index + 1} of {options.rounds}"
+        for name in there_and_back(options.peers, index):
+            if name == "fio-rxe":
+                visit_wire(lab, seen, title)
+            visit(lab, name, seen, title, WORKLOADS, options.seconds, options.count and index == 0)
+    # Then those that the goals speak of, in short visits: what disturbs a shared machine is longer than one of them.
+    chosen = [name for name in options.peers if name in KERNEL or name in (goal[0] for goal in GOALS)]
+    for index in range(options.goal_rounds):
+        for name in there_and_back(chosen, index):
+            visit(lab, name, seen, f"goals {index + 1} of {options.goal_rounds}",
+                  [workload for workload in WORKLOADS if workload[0] in DEPTH_32], 1)
 
 
 def main():
@@ -450,31 +488,21 @@ def main():
     parser.add_argument("--out", required=True, help="what was seen is written here, after every peer")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--goal-rounds", type=int, default=0, help="then so many short ones of the peers of the goals")
     parser.add_argument("--count", action="store_true", help="count system calls, too")
     parser.add_argument("peers", nargs="+", choices=list(PEERS))
     options = parser.parse_args()
     if os.environ.get("IBNBD_IN_GUEST") != "1":
         sys.exit("ci/bench_vm.py: changes modules and devices of the machine it runs on: start it with ci/bench --vm")
     seen = {"guest": f"{os.cpu_count()} CPUs, Linux {platform.release()}, {run(['fio', '--version']).stdout.strip()}",
-            "rounds": options.rounds, "seconds": options.seconds, "peers": {}, "samples": {}, "syscalls": {}, "wire": {},
+            "rounds": options.rounds, "seconds": options.seconds, "goal_rounds": options.goal_rounds, "peers": {}, "samples": {}, "syscalls": {}, "wire": {},
             "speeds": []}
     try:
         lab = Lab(options)
     except Skip as why:
         print(f"SKIP {why}")
         sys.exit(77)
-    for round_index in range(options.rounds):
-        try:
-            for name, figures in measure_wire(lab).items():
-                seen["wire"].setdefault(name, []).append(figures)
-        except (Skip, OSError, subprocess.TimeoutExpired) as why:
-            print(f"round {round_index + 1}: the raw wire was not measured: {why}", flush=True)
-        # There and back, so that nobody is always first.
-        for name in options.peers if round_index % 2 == 0 else reversed(options.peers):
-            visit(lab, name, seen, round_index)
-            with open(f"{options.out}.new", "w") as file:
-                json.dump(seen, file, indent=1)
-            os.rename(f"{options.out}.new", options.out)
+    measure_all(lab, seen)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ import tempfile
 
 import bench_vm
 from bench_fio import WORKLOADS, medians
+from bench_vm import GOALS, KERNEL
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-KERNEL = ("rnbd-rxe", "nvme-rxe")
-DEPTH_32 = ("randread-4k-qd32", "randwrite-4k-qd32")
-# What the project wants to reach in IOPS, against the better of KERNEL: (peer, factor, workloads).
-GOALS = [("fio-rxe", 1.0, DEPTH_32), ("ublk-rxe", 0.8, DEPTH_32)]
 # What the raw wire of the same boot is for a workload: (perftest's figure, its metric, ours).
 WIRE = {
     "randread-4k-qd1": ("ib_read_lat 4096", "typical_us", "p50_us"),
@@ -41,13 +38,14 @@ def run_in_guest(options, names):
     with tempfile.TemporaryDirectory(prefix="ibnbd-bench.") as shared:
         out = f"{shared}/seen.json"
         per_peer = (len(WORKLOADS) + len(bench_vm.COUNTED)) * (options.seconds + 3) + 30
-        limit = 180 + options.rounds * (60 + len(names) * per_peer)
+        limit = 180 + options.rounds * (60 + len(names) * per_peer) + options.goal_rounds * 4 * 40
         share = [shared] + [os.path.dirname(path) for path in (options.bin, options.fio_engine)
                             if not path.startswith(f"{ROOT}/") and path.startswith(("/tmp/", "/run/", "/var/tmp/"))]
         command = [f"{ROOT}/ci/vm/run", "--timeout", str(limit)]
         command += [word for directory in dict.fromkeys(share) for word in ("--share", directory)]
         command += ["--", "python3", "-B", f"{ROOT}/ci/bench_vm.py", "--bin", options.bin, "--fio-engine",
-                    options.fio_engine, "--out", out, "--rounds", str(options.rounds), "--seconds", str(options.seconds)]
+                    options.fio_engine, "--out", out, "--rounds", str(options.rounds), "--seconds", str(options.seconds),
+                    "--goal-rounds", str(options.goal_rounds)]
         code = subprocess.run(command + ([] if options.quick else ["--count"]) + names, stdout=sys.stderr).returncode
         if not os.path.exists(out):
             return None, code
@@ -67,14 +65,16 @@ def ratio_to(seen, workload, name, other):
     return statistics.median(a["iops"] / b["iops"] for a, b in zip(ours, theirs))
 
 
-def wire_text(seen, workload, name, row):
+def wire_text(seen, workload, name):
+    """How many times the wire's latency, or what share of its bandwidth: of each round, as in ratio_to."""
     if workload not in WIRE or not name.endswith("-rxe"):
         return ""
     figure, metric, ours = WIRE[workload]
     if figure not in seen["wire"]:
         return "not measured"
-    raw = medians(seen["wire"][figure])[metric]
-    return f"{row[ours] / raw:.1f} x" if metric == "typical_us" else f"{100 * row[ours] / raw:.0f} %"
+    ratio = statistics.median(sample[ours] / raw[metric]
+                              for sample, raw in zip(seen["samples"][workload][name], seen["wire"][figure]))
+    return f"{ratio:.1f} x" if metric == "typical_us" else f"{100 * ratio:.0f} %"
 
 
 def print_workload(seen, table, workload, names):
@@ -90,7 +90,7 @@ def print_workload(seen, table, workload, names):
         spread = f"{100 * (max(rounds) - min(rounds)) / row['iops']:.0f} %" if len(rounds) > 1 else "-"
         print(f"| {name} | {row['iops']:.0f} | {spread} | {row['mib_s']:.1f} "
               f"| {row['mean_us']:.0f} | {row['p50_us']:.0f} | {row['p99_us']:.0f} | {row['busy_us']:.0f} "
-              f"| {row['switches']:.1f} | {row['packets']:.1f} | {ratio} | {wire_text(seen, workload, name, row)} |")
+              f"| {row['switches']:.1f} | {row['packets']:.1f} | {ratio} | {wire_text(seen, workload, name)} |")
 
 
 def print_costs(seen, table, names):
@@ -129,7 +129,8 @@ def print_report(seen, names):
     table = {(workload, name): medians(samples) for workload, peers in seen["samples"].items()
              for name, samples in peers.items()}
     print(f"{' '.join(sys.argv)}: revision {revision.stdout.strip() or 'unknown'}, guest with {seen['guest']}; "
-          f"{seen['rounds']} rounds of {seen['seconds']} s, medians; a ratio is the median of the rounds' ratios\n")
+          f"{seen['rounds']} rounds of {seen['seconds']} s, and {seen['goal_rounds']} of 1 s for the goals; medians; a ratio is the median of the "
+          "rounds' ratios\n")
     for name in names:
         print(f"    {name:<12} {seen['peers'].get(name, {}).get('text', 'not reached')}")
     print("\n| raw wire, the same boot | |\n|---|---|")
