@@ -9,14 +9,18 @@
 
 namespace ibnbd::rtrs {
 
-ChunkPool::ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count)
-    : geometry_(geometry), chunk_size_(geometry.chunk_size()), ring_buffers_(reactor_count) {}
+ChunkPool::ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count, ChunkFence& fence)
+    : geometry_(geometry),
+      chunk_size_(geometry.chunk_size()),
+      fence_(fence),
+      ring_buffers_(reactor_count) {}
 
 absl::StatusOr<std::unique_ptr<ChunkPool>> ChunkPool::Create(const ChunkGeometry& geometry,
                                                              fabric::Domain& domain,
                                                              std::size_t reactor_count,
-                                                             ServerPathService& service) {
-  std::unique_ptr<ChunkPool> pool(new ChunkPool(geometry, reactor_count));
+                                                             ServerPathService& service,
+                                                             ChunkFence& fence) {
+  std::unique_ptr<ChunkPool> pool(new ChunkPool(geometry, reactor_count, fence));
   ASSIGN_OR_RETURN(pool->arena_, Arena::Create(geometry.byte_count()));
   pool->memory_ = pool->arena_.bytes().first(geometry.byte_count());
   ASSIGN_OR_RETURN(pool->region_, domain.Register(pool->memory_, fabric::Access::kRemoteWrite));

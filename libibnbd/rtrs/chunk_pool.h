@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "base/arena.h"
 #include "fabric/fabric.h"
+#include "rtrs/chunk_fence.h"
 #include "rtrs/server_service.h"
 
 namespace ibnbd {
@@ -35,7 +36,8 @@ class ChunkPool {
   static absl::StatusOr<std::unique_ptr<ChunkPool>> Create(const ChunkGeometry& geometry,
                                                            fabric::Domain& domain,
                                                            std::size_t reactor_count,
-                                                           ServerPathService& service);
+                                                           ServerPathService& service,
+                                                           ChunkFence& fence);
   ~ChunkPool();  // Requires: no chunk claimed, no reactor uses it, all connections drained.
 
   [[nodiscard]] const ChunkGeometry& geometry() const { return geometry_; }
@@ -45,6 +47,7 @@ class ChunkPool {
     return memory_.subspan(std::size_t{id} * chunk_size_, chunk_size_);
   }
   [[nodiscard]] ServerRequest& request(std::uint32_t id) { return *requests_[id]; }
+  [[nodiscard]] ChunkFence& fence() const { return fence_; }  // The session's.
 
   // Also makes the pool known to the IO ring of `reactor` (index `reactor_index`), so that the
   // kernel need not look its pages up for every IO; counted.  On that reactor's thread.  Returns
@@ -57,10 +60,11 @@ class ChunkPool {
     std::uint32_t user_count = 0;
     int slot = -1;
   };
-  ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count);
+  ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count, ChunkFence& fence);
 
   const ChunkGeometry geometry_;
   const std::size_t chunk_size_;
+  ChunkFence& fence_;
   Arena arena_;
   std::unique_ptr<fabric::Region> region_;
   std::span<std::byte> memory_;

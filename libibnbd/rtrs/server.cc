@@ -76,6 +76,7 @@ absl::Status Server::OnPathNamed(ServerPath& path, const std::string& name) {
   }
   session.name = name;
   session.service = service_.OpenSession(name);
+  session.fence = std::make_unique<ChunkFence>(options_.path.geometry.queue_depth);
   ++stats_.sessions;
   ++stats_.sessions_total;
   LogPeer(LogLevel::kInfo, absl::StrCat("session ", name, " opened from ", path.peer()));
@@ -84,6 +85,10 @@ absl::Status Server::OnPathNamed(ServerPath& path, const std::string& name) {
 
 ServerSessionService& Server::SessionServiceOf(ServerPath& path) {
   return *sessions_.at(path.request().paths_uuid).service;
+}
+
+ChunkFence& Server::FenceOf(ServerPath& path) {
+  return *sessions_.at(path.request().paths_uuid).fence;
 }
 
 bool Server::TakeChunkMemory(std::uint64_t byte_count) {

@@ -71,6 +71,7 @@ class Server final : public PortClient, public ServerPathOwner {
   // ServerPathOwner
   absl::Status OnPathNamed(ServerPath& path, const std::string& name) override;
   ServerSessionService& SessionServiceOf(ServerPath& path) override;
+  ChunkFence& FenceOf(ServerPath& path) override;
   bool TakeChunkMemory(std::uint64_t byte_count) override;
   void ReturnChunkMemory(std::uint64_t byte_count) override;
   void OnPathLeftHandshake(ServerPath& path) override;
@@ -82,6 +83,7 @@ class Server final : public PortClient, public ServerPathOwner {
   struct Session {
     std::string name;  // Empty until a path has introduced itself.
     std::unique_ptr<ServerSessionService> service;
+    std::unique_ptr<ChunkFence> fence;  // Made with the service; outlives the paths.
     // By sess_uuid.  An ordered map: what happens to all paths happens in the same order every
     // time.
     std::map<proto::Uuid, std::unique_ptr<ServerPath>> paths;

@@ -124,6 +124,18 @@ void ServerLane::Break(const char* why, int error, Blame blame) {
   RequestTurnEnd();
 }
 
+void ServerLane::ResumeOnItsLane(ServerRequest& request) {
+  request.lane_->reactor().Post([&request] { request.lane_->Resume(request); });
+}
+
+// The request of the same number on another path has ended.  Its client may have given this path
+// up, too.
+void ServerLane::Resume(ServerRequest& request) {
+  SIM_MARK("server: a repeated request waited for the old one");
+  if (!open()) return OnRequestComplete(request, -ECONNABORTED);
+  service_->OnRequest(request);
+}
+
 void ServerLane::OnCmEvent(fabric::CmEvent& event) {
   if (event.kind != fabric::CmEvent::Kind::kDisconnected) return;  // kEstablished tells us nothing.
   disconnected_ = true;

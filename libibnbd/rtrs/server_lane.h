@@ -114,8 +114,11 @@ class ServerLane final : public PortClient {
   bool NextSend(fabric::SendRequest& send, fabric::Sge& sge);
   void FillResponse(fabric::SendRequest& send, fabric::Sge& sge, ServerRequest& request);
   void ReleaseRequest(ServerRequest& request);
+  void LeaveFence(ServerRequest& request);
   void RequestTurnEnd() { port_.RequestTurnEnd(context_); }
   // server_lane.cc
+  void Resume(ServerRequest& request);
+  static void ResumeOnItsLane(ServerRequest& request);
   void OnInfoReceive(const fabric::Completion& completion);
   absl::Status AcceptNow(fabric::Incoming& incoming);
   void TryFinishDrain();

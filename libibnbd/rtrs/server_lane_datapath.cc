@@ -81,6 +81,9 @@ void ServerLane::OnIoRequest(std::uint32_t imm) {
   request.lane_ = this;
   request.registered_buffer_ = registered_buffer_;
   executing_seen_.store(++executing_count_, std::memory_order_relaxed);
+  if (!pool_->fence().Enter(request)) [[unlikely]] {
+    return;  // Resume() follows.
+  }
   service_->OnRequest(request);
 }
 
@@ -88,6 +91,7 @@ void ServerLane::OnRequestComplete(ServerRequest& request, int error) {
   DCHECK(port_.reactor().InThread());
   DCHECK(request.claimed_.load(std::memory_order_relaxed));
   DCHECK_GT(executing_count_, 0u);
+  LeaveFence(request);
   executing_seen_.store(--executing_count_, std::memory_order_relaxed);
   request.error_ = error;
   RequestTurnEnd();
@@ -95,6 +99,13 @@ void ServerLane::OnRequestComplete(ServerRequest& request, int error) {
     return ReleaseRequest(request);  // Abandoned: nobody to answer.
   }
   responses_.PushBack(request);
+}
+
+void ServerLane::LeaveFence(ServerRequest& request) {
+  ServerRequest* waiter = pool_->fence().Leave(request);
+  if (waiter != nullptr) [[unlikely]] {
+    ResumeOnItsLane(*waiter);
+  }
 }
 
 void ServerLane::ReleaseRequest(ServerRequest& request) {

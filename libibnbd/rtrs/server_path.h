@@ -32,6 +32,7 @@ class ServerPathOwner {
   // The client has said its name.  Makes the session known to the service, or says why not.
   virtual absl::Status OnPathNamed(ServerPath& path, const std::string& name) = 0;
   virtual ServerSessionService& SessionServiceOf(ServerPath& path) = 0;
+  virtual ChunkFence& FenceOf(ServerPath& path) = 0;  // Its session's.
   // Accounts `byte_count` of chunk memory; false if there is no more.
   virtual bool TakeChunkMemory(std::uint64_t byte_count) = 0;
   virtual void ReturnChunkMemory(std::uint64_t byte_count) = 0;

@@ -50,12 +50,14 @@ class ServerRequest : public ListHook {
  private:
   friend class ServerLane;
   friend class ChunkPool;
+  friend class ChunkFence;
   proto::IoRequest wire_{};
   std::span<std::byte> data_;
   ServerLane* lane_ = nullptr;
   std::uint32_t chunk_id_ = 0;
   int registered_buffer_ = -1;
   int error_ = 0;
+  std::uintptr_t next_waiter_ = 0;  // ChunkFence's.
   // The one atomic read-modify-write per IO: a peer may name any chunk on any connection of the
   // path, and two lanes must never execute one chunk.  Uncontended unless the peer misbehaves.
   std::atomic<bool> claimed_{false};

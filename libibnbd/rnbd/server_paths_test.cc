@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// A session with several paths, as the kernel's client makes them: what is in flight on a path that
+// breaks comes again over another, under the same number, and must not be overtaken by what is left
+// of the old request.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "fabric/sim/marks.h"
+#include "rnbd/server_fixture.h"
+#include "tests/support/raw_client.h"
+
+namespace ibnbd::rnbd {
+namespace {
+
+using proto::AccessMode;
+
+class ServerPathsTest : public ::testing::Test {
+ protected:
+  ServerPathsTest()
+      : world(12, sim::FaultPlan()),
+        disk(std::make_shared<FakeDisk>(FakeGeometry(1 << 20))),
+        server(world, MakeOptions()) {
+    vol0 = &server.exports.Add("vol0", disk);
+    for (std::uint8_t i = 0; i < 3; ++i) {
+      paths.push_back(std::make_unique<RawClient>(world, world.AddHost("way" + std::to_string(i)),
+                                                  server.address,
+                                                  static_cast<std::uint8_t>(i + 1)));
+      paths[i]->request.paths_uuid.fill(77);
+      EXPECT_TRUE(paths[i]->Open(2, "host-a"));
+    }
+    proto::OpenRsp opened;
+    EXPECT_EQ(paths[0]->OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+    device = opened.device_id;
+  }
+  ~ServerPathsTest() override {
+    paths.clear();
+    EXPECT_TRUE(server.Stop());
+    EXPECT_THAT(world.violations(), ::testing::IsEmpty());
+  }
+  static ServerOptions MakeOptions() {
+    ServerOptions options;
+    options.queue_depth = 16;
+    options.io_size_max = 8192;
+    return options;
+  }
+  // Connection 1 and 2 of different paths are on different reactors.
+  void Write(std::size_t path, std::uint32_t mem_id, std::uint8_t value) {
+    proto::Io io;
+    io.device_id = device;
+    io.rw = proto::le32(static_cast<std::uint32_t>(proto::IoOp::kWrite));
+    io.bi_size = proto::le32(512);
+    paths[path]->Write(path % 2, mem_id, proto::AsBytes(io),
+                       std::vector<std::byte>(512, std::byte{value}));
+    world.RunFor(kNsPerMs);
+  }
+
+  sim::Marks marks;
+  sim::World world;
+  std::shared_ptr<FakeDisk> disk;
+  ServerFixture server;
+  FakeBackend* vol0 = nullptr;
+  std::vector<std::unique_ptr<RawClient>> paths;
+  proto::le32 device;
+};
+
+TEST_F(ServerPathsTest, ARequestThatComesAgainOverAnotherPathWaitsForTheOldOne) {
+  vol0->HoldIos();
+  Write(0, 3, 0x11);
+  ASSERT_EQ(vol0->executing_count(), 1u);
+  Write(1, 3, 0x22);
+  EXPECT_EQ(vol0->executing_count(), 1u);
+  vol0->Release();
+  EXPECT_EQ(paths[1]->Await(3), 0);
+  EXPECT_EQ(paths[0]->Await(3), 0);
+  EXPECT_EQ(disk->current()[0], std::byte{0x22});
+  EXPECT_EQ(marks.count("server: a repeated request waited for the old one"), 1u);
+}
+
+TEST_F(ServerPathsTest, ItWaitsAlsoIfTheOldPathIsGone) {
+  vol0->HoldIos();
+  Write(0, 3, 0x11);
+  paths[0]->Disconnect();
+  world.RunFor(kNsPerSecond);
+  Write(1, 3, 0x22);
+  EXPECT_EQ(vol0->executing_count(), 1u);
+  vol0->Release();
+  EXPECT_EQ(paths[1]->Await(3), 0);
+  EXPECT_EQ(disk->current()[0], std::byte{0x22});
+}
+
+TEST_F(ServerPathsTest, OneThatWaitsOnAPathThatBreaksIsNotExecuted) {
+  vol0->HoldIos();
+  Write(0, 3, 0x11);
+  Write(1, 3, 0x22);
+  paths[0]->Disconnect();
+  paths[1]->Disconnect();
+  Write(2, 3, 0x33);
+  EXPECT_EQ(vol0->executing_count(), 1u);
+  vol0->Release();
+  EXPECT_EQ(paths[2]->Await(3), 0);
+  EXPECT_EQ(disk->current()[0], std::byte{0x33});
+  EXPECT_EQ(vol0->count(BackendOp::kWrite), 2u);
+  world.RunFor(kNsPerSecond);
+  EXPECT_EQ(server.server->stats().chunk_memory, 16u * (8192 + 4096));  // Nothing is kept for them.
+}
+
+TEST_F(ServerPathsTest, RequestsOfOtherNumbersDoNotWait) {
+  vol0->HoldIos();
+  Write(0, 3, 0x11);
+  Write(1, 4, 0x22);
+  EXPECT_EQ(vol0->executing_count(), 2u);
+  vol0->Release();
+  EXPECT_EQ(paths[0]->Await(3), 0);
+  EXPECT_EQ(paths[1]->Await(4), 0);
+  Write(1, 3, 0x33);  // And a number is free once its request is done, whatever the path.
+  EXPECT_EQ(paths[1]->Await(3), 0);
+}
+
+}  // namespace
+}  // namespace ibnbd::rnbd
