@@ -102,7 +102,7 @@ void CheckMemlock(const SystemTree& tree, Findings& findings) {
     finding.text = absl::StrCat("only ", SizeText(*limit), " may be locked, and what an RDMA ",
                                 "device reads and writes is locked: ",
                                 *limit < kMemlockLeast ? "too little for a session"
-                                                       : "enough for a few sessions, no server");
+                                                       : "enough for a session, not for a server");
     finding.fix = "ulimit -l unlimited (a service: LimitMEMLOCK=infinity)";
   }
   findings.push_back(std::move(finding));

@@ -32,7 +32,8 @@ bool IsLoopback(const std::string& address) {
 // say nothing of GIDs: any active port will do.
 std::optional<std::string> PortOf(const std::vector<RdmaDevice>& devices,
                                   const std::string& address) {
-  const auto bytes = GidOfAddress(address);
+  // Link-local addresses come with their network device: "fe80::1%eth0".
+  const auto bytes = GidOfAddress(address.substr(0, address.find('%')));
   for (const RdmaDevice& device : devices) {
     for (const RdmaPort& port : device.ports) {
       const bool has_it = std::any_of(port.gids.begin(), port.gids.end(), [&](const Gid& gid) {

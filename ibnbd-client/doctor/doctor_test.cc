@@ -328,6 +328,8 @@ TEST(CheckUri, ARouteThatLeavesByNoRdmaDeviceIsNotTried) {
   EXPECT_EQ(machine.sessions, 0);
   machine.source = "10.77.0.1";
   EXPECT_EQ(machine.Look("route", "rdma://10.77.0.9").text, "from 10.77.0.1, by rxe0/1");
+  machine.source = "fe80::b0af:57ff:fe06:b041%eth0";
+  EXPECT_THAT(machine.Look("route", "rdma://[fe80::1%eth0]").text, HasSubstr("by rxe0/1"));
 }
 
 TEST(CheckUri, ASessionThatFailsSaysWhereToLook) {

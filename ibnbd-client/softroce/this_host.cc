@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
@@ -54,6 +55,7 @@ bool ReadComplaint(int fd, std::int64_t deadline_ns, std::string& complaint) {
 absl::Status Complain(const std::string& module, std::string complaint, int wait_status) {
   for (char& c : complaint) c = c == '\n' ? ' ' : c;
   absl::StripAsciiWhitespace(&complaint);
+  if (absl::StartsWith(complaint, "modprobe: ")) complaint.erase(0, 10);
   if (complaint.empty()) complaint = absl::StrCat("it ended with status ", wait_status);
   return absl::UnavailableError(absl::StrCat("modprobe ", module, ": ", complaint));
 }

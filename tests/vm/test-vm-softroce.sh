@@ -35,6 +35,10 @@ ip link set rdma0 up
 expect_fail 'only root may' nobody "$IBNBD_BIN/ibnbd-client" softroce add rdma0
 expect_fail 'a name has 1 to 63' ibnbd-client softroce add rdma0 --name a%d
 expect_fail 'no Soft-RoCE device' ibnbd-client softroce remove rdma0
+mkdir "$work/empty" && mount --bind "$work/empty" /lib/modules || fail "cannot hide the modules"
+expect_fail 'kernel [^ ]+ has no module ib_uverbs \(modprobe ib_uverbs: FATAL: .*not found' ibnbd-client softroce add rdma0
+doctor_says warning 'module rdma_rxe' 'fix: apt-get install' ibnbd-client doctor
+umount /lib/modules
 [ ! -e /sys/module/rdma_rxe ] || fail "a refused command loaded rdma_rxe"
 
 echo "--- the default route's device"
