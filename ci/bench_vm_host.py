@@ -70,10 +70,10 @@ def wire_text(seen, workload, name):
     if workload not in WIRE or not name.endswith("-rxe"):
         return ""
     figure, metric, ours = WIRE[workload]
-    if figure not in seen["wire"]:
+    ratios = [sample[ours] / raw[figure][metric] for sample, raw in zip(seen["samples"][workload][name], seen["wire"]) if raw]
+    if not ratios:
         return "not measured"
-    ratio = statistics.median(sample[ours] / raw[metric]
-                              for sample, raw in zip(seen["samples"][workload][name], seen["wire"][figure]))
+    ratio = statistics.median(ratios)
     return f"{ratio:.1f} x" if metric == "typical_us" else f"{100 * ratio:.0f} %"
 
 
@@ -95,18 +95,20 @@ def print_workload(seen, table, workload, names):
 
 def print_costs(seen, table, names):
     """Where the CPU time of an IO is spent, and its system calls."""
-    print("\n### CPU time per IO, us: fio's process, the server's processes, and the rest, which is the kernel's own threads "
-          "and interrupts\n\n| workload | peer | fio | server | rest | system calls: fio | system calls: server |\n"
-          "|---|---|---|---|---|---|---|")
+    print("\n### CPU time per IO, us: fio's process, the daemon that holds our devices, the server, and the rest, which is the "
+          "kernel's own threads and interrupts\n\n| workload | peer | fio | daemon | server | rest | system calls: fio | daemon | server |\n"
+          "|---|---|---|---|---|---|---|---|---|")
     for workload in bench_vm.COUNTED:
         for name in names:
             if (workload, name) not in table:
                 continue
             row, calls = table[workload, name], seen["syscalls"].get(name, {}).get(workload, {})
+            sides = ("client", "daemon", "server")
+            rest = row["busy_us"] - sum(row[f"{side}_us"] for side in sides)
             texts = [", ".join(f"{call} {rate:.2f}" for call, rate in sorted(calls.get(side, {}).items(), key=lambda x: -x[1])
-                               if rate >= 0.02) for side in ("client", "server")]
-            print(f"| {workload} | {name} | {row['client_us']:.0f} | {row['server_us']:.0f} "
-                  f"| {max(row['busy_us'] - row['client_us'] - row['server_us'], 0):.0f} | {texts[0]} | {texts[1]} |")
+                               if rate >= 0.02) for side in sides]
+            print(f"| {workload} | {name} | {' | '.join(format(row[f'{side}_us'], '.0f') for side in sides)} | {max(rest, 0):.0f} "
+                  f"| {' | '.join(texts)} |")
 
 
 def print_goals(seen, table):
@@ -116,8 +118,8 @@ def print_goals(seen, table):
         for workload in workloads:
             best, ours = best_kernel(table, workload), table.get((workload, name))
             if best is None or ours is None:
-                missing = name if ours is None else " and ".join(KERNEL)
-                print(f"| {name} {workload} at least {factor} | | | | not judged: {missing} was not measured |")
+                missing = name if ours is None else " nor ".join(KERNEL)
+                print(f"| {name} {workload} at least {factor} | | | | not judged: no figure of {missing} |")
                 continue
             ratio = ratio_to(seen, workload, name, best)
             print(f"| {name} {workload} at least {factor} | {best} {table[workload, best]['iops']:.0f} | {ours['iops']:.0f} | {ratio:.2f} "
@@ -134,8 +136,10 @@ def print_report(seen, names):
     for name in names:
         print(f"    {name:<12} {seen['peers'].get(name, {}).get('text', 'not reached')}")
     print("\n| raw wire, the same boot | |\n|---|---|")
-    for figure, rounds in seen["wire"].items():
-        print(f"| {figure} | {', '.join(f'{metric} {value:.1f}' for metric, value in medians(rounds).items())} |")
+    measured = [figures for figures in seen["wire"] if figures]
+    for figure in measured[0] if measured else ():
+        middle = medians([figures[figure] for figures in measured])
+        print(f"| {figure} | {', '.join(f'{metric} {value:.1f}' for metric, value in middle.items())} |")
     slow, fast = min(seen["speeds"]), max(seen["speeds"])
     print(f"\nThe host gave the guest more time at some moments than at others: before each peer a loop was timed, and the slowest "
           f"was {100 * (fast - slow) / fast:.0f} % below the fastest.")
