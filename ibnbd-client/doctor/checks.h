@@ -39,6 +39,12 @@ struct VerbsPort {
   std::uint32_t active_mtu = 0;  // Bytes.
 };
 
+// From where packets to an address would go.
+struct Route {
+  std::string source;  // Numeric.
+  std::string netdev;  // That has the source address; empty if none has.
+};
+
 class DoctorHost {
  public:
   virtual ~DoctorHost() = default;
@@ -49,9 +55,8 @@ class DoctorHost {
   // Opens a device with libibverbs.  kNotFound: it has no driver for it; kUnimplemented: this build
   // has no RDMA.
   virtual absl::StatusOr<std::vector<VerbsPort>> TryDevice(const std::string& device) = 0;
-  // Numeric addresses as text: where the name leads, and from where packets would go there.
-  virtual absl::StatusOr<std::string> Resolve(const Uri& uri) = 0;
-  virtual absl::StatusOr<std::string> SourceAddress(const std::string& address) = 0;
+  virtual absl::StatusOr<std::string> Resolve(const Uri& uri) = 0;  // A numeric address.
+  virtual absl::StatusOr<Route> RouteTo(const std::string& address) = 0;
   // A session, a ping, and the export if the URI names one (read-only): says how it went.
   virtual absl::StatusOr<std::string> TrySession(const Uri& uri, std::uint32_t timeout_ms) = 0;
 };

@@ -52,23 +52,23 @@ bool CheckRoute(DoctorHost& host, const std::string& address, Findings& findings
   Finding finding{"route", address, Verdict::kProblem, "", ""};
   const std::vector<RdmaDevice> devices = ReadRdmaDevices(host.tree());
   const std::vector<std::string> usable = RdmaAddresses(devices);
-  const auto source = host.SourceAddress(address);
-  if (!source.ok()) {
-    finding.text = std::string(source.status().message());
+  const auto route = host.RouteTo(address);
+  if (!route.ok()) {
+    finding.text = std::string(route.status().message());
     finding.fix = "ip route get " + address;
-  } else if (IsLoopback(*source)) {
+  } else if (IsLoopback(route->source)) {
     finding.text = "a loopback address, where RDMA's connection manager does not work";
     finding.fix = usable.empty() ? "sudo ibnbd-client softroce add"
                                  : "use an address of an RDMA device: " + usable.front();
-  } else if (const auto port = PortOf(devices, *source)) {
+  } else if (const auto port = PortOf(devices, route->source)) {
     finding.verdict = Verdict::kOk;
-    finding.text = absl::StrCat("from ", *source, ", by ", *port);
+    finding.text = absl::StrCat("from ", route->source, ", by ", *port);
   } else {
     finding.text = absl::StrCat(
-        "leads from ", *source, ", which is no address of an RDMA device",
+        "leads from ", route->source, ", which is no address of an RDMA device",
         usable.empty() ? "" : absl::StrCat(" (those: ", absl::StrJoin(usable, ", "), ")"));
-    finding.fix = absl::StrCat("ip route get ", address,
-                               " names the network device; sudo ibnbd-client softroce add NETDEV");
+    finding.fix = route->netdev.empty() ? absl::StrCat("ip route get ", address)
+                                        : "sudo ibnbd-client softroce add " + route->netdev;
   }
   const bool ok = finding.verdict == Verdict::kOk;
   findings.push_back(std::move(finding));

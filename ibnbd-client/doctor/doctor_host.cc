@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The machine that doctor runs on.  The addresses and the session are those that the library would
 // use.
+#include <ifaddrs.h>
 #include <liburing.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -24,6 +28,26 @@ std::string WithoutPort(const SocketAddress& address) {
   return text;
 }
 
+// The network device that has an address, whatever the ports.
+std::string NetdevWith(const SocketAddress& wanted) {
+  std::string name;
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) return name;
+  for (const ifaddrs* item = list; item != nullptr; item = item->ifa_next) {
+    if (item->ifa_addr == nullptr || item->ifa_addr->sa_family != wanted.family) continue;
+    const bool is_v6 = wanted.family == AF_INET6;
+    const std::size_t offset =
+        is_v6 ? offsetof(sockaddr_in6, sin6_addr) : offsetof(sockaddr_in, sin_addr);
+    const std::size_t size = is_v6 ? sizeof(in6_addr) : sizeof(in_addr);
+    const char* bytes = reinterpret_cast<const char*>(item->ifa_addr);
+    if (std::memcmp(bytes + offset, wanted.bytes.data() + offset, size) != 0) continue;
+    name = item->ifa_name;
+    break;
+  }
+  freeifaddrs(list);
+  return name;
+}
+
 class RealDoctorHost final : public DoctorHost {
  public:
   const SystemTree& tree() override { return tree_; }
@@ -33,7 +57,7 @@ class RealDoctorHost final : public DoctorHost {
     return OpenVerbsDevice(device);
   }
   absl::StatusOr<std::string> Resolve(const Uri& uri) override;
-  absl::StatusOr<std::string> SourceAddress(const std::string& address) override;
+  absl::StatusOr<Route> RouteTo(const std::string& address) override;
   absl::StatusOr<std::string> TrySession(const Uri& uri, std::uint32_t timeout_ms) override;
 
  private:
@@ -53,7 +77,7 @@ absl::StatusOr<std::string> RealDoctorHost::Resolve(const Uri& uri) {
 }
 
 // Connecting a datagram socket sends nothing: the kernel picks the route, and with it the address.
-absl::StatusOr<std::string> RealDoctorHost::SourceAddress(const std::string& address) {
+absl::StatusOr<Route> RealDoctorHost::RouteTo(const std::string& address) {
   ASSIGN_OR_RETURN(const SocketAddress peer, ResolveAddress(address, kDefaultPort));
   const std::string what = absl::StrCat("route to ", address);
   const UniqueFd fd(socket(peer.family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -68,7 +92,7 @@ absl::StatusOr<std::string> RealDoctorHost::SourceAddress(const std::string& add
   }
   local.family = peer.family;
   local.length = length;
-  return WithoutPort(local);
+  return Route{WithoutPort(local), NetdevWith(local)};
 }
 
 absl::StatusOr<std::string> RealDoctorHost::TrySession(const Uri& uri, std::uint32_t timeout_ms) {

@@ -64,7 +64,7 @@ class FakeMachine final : public DoctorHost {
     if (!resolve_status.ok()) return resolve_status;
     return uri.host;
   }
-  absl::StatusOr<std::string> SourceAddress(const std::string&) override { return source; }
+  absl::StatusOr<Route> RouteTo(const std::string&) override { return Route{source, netdev}; }
   absl::StatusOr<std::string> TrySession(const Uri&, std::uint32_t) override {
     ++sessions;
     if (!session_status.ok()) return session_status;
@@ -92,7 +92,7 @@ class FakeMachine final : public DoctorHost {
   std::set<std::string> forbidden;
   std::map<std::string, std::uint32_t> mtus;
   absl::Status device_status, resolve_status, session_status;
-  std::string source = "10.77.0.1";
+  std::string source = "10.77.0.1", netdev = "eth0";
   int io_uring_error = 0, sessions = 0;
 };
 
@@ -322,6 +322,9 @@ TEST(CheckUri, ARouteThatLeavesByNoRdmaDeviceIsNotTried) {
   machine.source = "192.168.1.5";
   ExpectProblem(machine.Look("route", "rdma://192.168.1.9"),
                 "from 192.168.1.5, which is no address of an RDMA device (those: 10.77.0.1)",
+                "softroce add eth0");
+  machine.netdev.clear();
+  ExpectProblem(machine.Look("route", "rdma://192.168.1.9"), "no address of an RDMA device",
                 "ip route get 192.168.1.9");
   machine.source = "127.0.0.1";
   ExpectProblem(machine.Look("route", "rdma://127.0.0.1"), "loopback", "10.77.0.1");

@@ -124,6 +124,8 @@ ip link set rdma0 down
 doctor_says problem 'port rxe_rdma0/1' 'fix: ip link set rdma0 up' ibnbd-client doctor
 ip link set rdma0 up
 expect_fail 'only root may' nobody "$IBNBD_BIN/ibnbd-client" softroce remove rdma0
+ip addr add 10.79.0.1/24 dev rdma1
+doctor_says problem 'route 10.79.0.9' 'fix: sudo ibnbd-client softroce add rdma1' ibnbd-client doctor rdma://10.79.0.9
 ibnbd-client softroce remove rdma0 || fail "softroce remove, by network device"
 [ ! -e /sys/class/infiniband/rxe_rdma0 ] || fail "the device is still there"
 expect_fail 'softroce remove: rxe_rdma0: no Soft-RoCE device' ibnbd-client softroce remove rxe_rdma0
