@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control socket's language and the state file's: what we write we read again, and nothing that
+// somebody else writes does harm.
+#include "ibnbd-client/daemon/protocol.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace ibnbd::client {
+namespace {
+
+MapRequest AMapping() {
+  MapRequest map;
+  map.uri = *ParseUri("rdma://10.0.0.2:4711/group/vol%200");
+  map.kind = DeviceKind::kNbd;
+  map.access = IBNBD_MIGRATION;
+  map.fail_after_ms = 1500;
+  map.queue_depth = 64;
+  map.index = 7;
+  return map;
+}
+
+void ExpectSame(const MapRequest& a, const MapRequest& b) {
+  EXPECT_EQ(a.uri.ToString(), b.uri.ToString());
+  EXPECT_EQ(a.kind, b.kind);
+  EXPECT_EQ(a.access, b.access);
+  EXPECT_EQ(a.fail_after_ms, b.fail_after_ms);
+  EXPECT_EQ(a.queue_depth, b.queue_depth);
+  EXPECT_EQ(a.index, b.index);
+}
+
+std::string ErrorOf(const std::string& line) {
+  const auto request = ParseRequest(line);
+  return request.ok() ? "none" : std::string(request.status().message());
+}
+
+TEST(ControlProtocol, AMapRequestIsReadAsItWasWritten) {
+  ControlRequest request;
+  request.command = Command::kMap;
+  request.map = AMapping();
+  request.timeout_ms = 1234;
+  const auto read = ParseRequest(FormatRequest(request));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->command, Command::kMap);
+  EXPECT_EQ(read->timeout_ms, 1234U);
+  ExpectSame(read->map, request.map);
+}
+
+TEST(ControlProtocol, RequestsAboutADeviceAreReadAsTheyWereWritten) {
+  for (const Command command :
+       {Command::kUnmap, Command::kRemap, Command::kResize, Command::kShow}) {
+    ControlRequest request;
+    request.command = command;
+    request.device = "/dev/ibnbd/h/with \"quotes\"\n";
+    request.force = true;
+    const auto read = ParseRequest(FormatRequest(request));
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->command, command);
+    EXPECT_EQ(read->device, request.device);
+    EXPECT_TRUE(read->force);
+  }
+}
+
+TEST(ControlProtocol, ARequestIsOneLine) {
+  ControlRequest request;
+  request.command = Command::kShow;
+  request.device = "a\nb";
+  const std::string line = FormatRequest(request);
+  EXPECT_EQ(line.find('\n'), line.size() - 1);
+}
+
+TEST(ControlProtocol, TheFirstFaultOfARequestIsNamed) {
+  EXPECT_EQ(ErrorOf("garbage"), "request: not JSON");
+  EXPECT_EQ(ErrorOf("[]"), "request: not a JSON object");
+  EXPECT_EQ(ErrorOf("{}"), "\"command\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": 1})"), "\"command\" is no string");
+  EXPECT_EQ(ErrorOf(R"({"command": "format"})"), "\"command\" is \"format\", which is unknown");
+  EXPECT_EQ(ErrorOf(R"({"command": "map"})"), "\"uri\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": "show"})"), "\"device\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": "unmap", "device": "x", "force": 1})"),
+            "\"force\" is neither true nor false");
+  EXPECT_EQ(ErrorOf(R"({"command": "map", "uri": "tcp://h/v", "queue_depth": 0})"),
+            "\"queue_depth\" is out of range");
+  EXPECT_EQ(
+      ErrorOf(R"({"command": "map", "uri": "tcp://h/v", "queue_depth": 18446744073709551615})"),
+      "\"queue_depth\" is no integer");
+  EXPECT_EQ(ErrorOf(R"({"command": "map", "uri": "tcp://h/v", "index": 1.5})"),
+            "\"index\" is no integer");
+  EXPECT_EQ(ErrorOf(R"({"command": "map", "uri": "tcp://h/v", "volume_id": "xyz"})"),
+            "\"volume_id\" is no hexadecimal number");
+  EXPECT_EQ(ErrorOf(R"({"command": "map", "uri": "tcp://h"})"),
+            "tcp://h names no volume: say tcp://h/NAME");
+}
+
+TEST(ControlProtocol, ControlCharactersOfAStrangerDoNotReachTheTerminal) {
+  const std::string error = ErrorOf("{\"command\": \"\\u001b[2J\"}");
+  EXPECT_EQ(error.find('\x1b'), std::string::npos) << error;
+}
+
+TEST(ControlProtocol, AnErrorIsReadAsAnError) {
+  const auto answer = ParseAnswer(ErrorAnswer(absl::NotFoundError("x: \"not\" mapped")));
+  ASSERT_FALSE(answer.ok());
+  EXPECT_EQ(answer.status().message(), "x: \"not\" mapped");
+  EXPECT_FALSE(ParseAnswer("{\"error\": 7}").ok());
+  EXPECT_FALSE(ParseAnswer("").ok());
+  EXPECT_TRUE(ParseAnswer("{}").ok());
+}
+
+TEST(ControlProtocol, NamesThatAreNotUtf8AreShownNevertheless) {
+  DeviceReport report;
+  report.record.node = "/dev/ublkb0";
+  report.record.request = AMapping();
+  report.record.request.uri.export_name = "v\xff";
+  report.problem = "\xfe";
+  const std::string text = ToJson(report).dump(-1, ' ', false, Json::error_handler_t::replace);
+  EXPECT_TRUE(ParseAnswer(text).ok()) << text;
+}
+
+TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
+  DeviceRecord record;
+  record.node = "/dev/nbd7";
+  record.request = AMapping();
+  record.request.volume_id = 0xfedcba9876543210U;
+  const auto read = ParseRecords(FormatRecords({record, record}));
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->size(), 2U);
+  EXPECT_EQ(read->front().node, "/dev/nbd7");
+  ExpectSame(read->front().request, record.request);
+  EXPECT_EQ(read->front().request.volume_id, record.request.volume_id);
+  EXPECT_TRUE(read->front().request.survives_us);
+}
+
+TEST(StateFile, NoDevicesAreNoRecords) {
+  const auto read = ParseRecords(FormatRecords({}));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_TRUE(read->empty());
+}
+
+TEST(StateFile, WhatIsNotOursIsRefused) {
+  for (const char* text :
+       {"", "[]", "{}", R"({"version": 2, "devices": []})", R"({"version": 1})",
+        R"({"version": 1, "devices": {}})", R"({"version": 1, "devices": [7]})",
+        R"({"version": 1, "devices": [{"device": "/dev/nbd0"}]})",
+        R"({"version": 1, "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v"}]})",
+        R"({"version": 1, "devices": [{"uri": "tcp://h/v", "index": 0}]})"}) {
+    EXPECT_FALSE(ParseRecords(text).ok()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace ibnbd::client
