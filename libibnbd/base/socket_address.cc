@@ -127,7 +127,11 @@ absl::Status ParseAuthority(absl::string_view authority, absl::string_view whole
 }  // namespace
 
 std::string SocketAddress::ToString() const {
-  if (family == 0) return absl::StrCat("sim", sim_host, ":", port);
+  if (family == 0) {
+    const std::uint32_t host = sim_host & 0xffff, number = sim_host >> 16;
+    if (number == 0) return absl::StrCat("sim", host, ":", port);
+    return absl::StrCat("sim", host, ".", number, ":", port);
+  }
   if (family == AF_INET && length >= sizeof(sockaddr_in)) {
     sockaddr_in in;
     std::memcpy(&in, bytes.data(), sizeof in);

@@ -17,7 +17,8 @@ namespace ibnbd {
 inline constexpr std::uint16_t kDefaultPort = 1234;  // RTRS_PORT, wire.md section 0.
 
 // A numeric address: sockaddr bytes, kept opaque so that this header needs no <sys/socket.h>.
-// In the simulator `family` is 0 and `sim_host`/`port` say all.
+// In the simulator `family` is 0 and `sim_host`/`port` say all: the host in the low 16 bits, and
+// above them which of its addresses.
 struct SocketAddress {
   std::uint16_t family = 0;  // AF_INET, AF_INET6, AF_UNIX, AF_IB; 0: simulated.
   std::uint16_t port = 0;    // Host byte order.
@@ -25,7 +26,7 @@ struct SocketAddress {
   std::uint32_t length = 0;  // Bytes of `bytes` in use.
   std::array<std::byte, 128> bytes{};
 
-  // "10.0.0.2:1234", "[fe80::1%eth0]:1234", "sim3:1".
+  // "10.0.0.2:1234", "[fe80::1%eth0]:1234", "sim3:1", "sim3.2:1".
   [[nodiscard]] std::string ToString() const;
 };
 

@@ -107,6 +107,8 @@ TEST(SocketAddress, ASimulatedOneNamesItsHost) {
   address.sim_host = 3;
   address.port = 1;
   EXPECT_EQ(address.ToString(), "sim3:1");
+  address.sim_host |= 2 << 16;
+  EXPECT_EQ(address.ToString(), "sim3.2:1");
 }
 
 TEST(SocketAddress, ATruncatedOneIsNotReadBeyondItsLength) {

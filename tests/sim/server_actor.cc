@@ -66,7 +66,7 @@ void ServerActor::Start() {
   auto server = rnbd::Server::Create(ports, server_options, *life_);
   CHECK(server.ok());
   life_->server = *std::move(server);
-  CHECK(life_->server->Listen(host_.Address(kPort)).ok());
+  CHECK(life_->server->Listen(Host::AnyAddress(kPort)).ok());
   running_ = true;
 }
 

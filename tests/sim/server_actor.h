@@ -39,7 +39,9 @@ class ServerActor {
   void StartStop();  // SIGTERM.
   [[nodiscard]] bool running() const { return running_; }
   [[nodiscard]] bool stopped() const { return open_stops_ == 0 && !running_; }
-  [[nodiscard]] SocketAddress address() const { return host_.Address(kPort); }
+  [[nodiscard]] SocketAddress address(std::uint32_t rail = 0) const {
+    return host_.Address(kPort, rail);
+  }
   [[nodiscard]] Host& host() { return host_; }
   [[nodiscard]] rnbd::FakeDisk& disk(std::uint32_t volume) { return *disks_[volume]; }
   [[nodiscard]] rnbd::ServerStats stats() const { return life_->server->stats(); }

@@ -19,10 +19,9 @@ constexpr std::size_t kRequestDataSize = 56;
 constexpr std::size_t kAcceptDataSize = 196;
 constexpr std::size_t kRejectDataSize = 148;
 
-std::vector<std::byte> Padded(const Network& network, std::span<const std::byte> data,
-                              std::size_t size) {
+std::vector<std::byte> Padded(const Link& link, std::span<const std::byte> data, std::size_t size) {
   std::vector<std::byte> bytes(data.begin(), data.end());
-  if (network.plan().pad_private_data && bytes.size() < size) bytes.resize(size);
+  if (link.plan().pad_private_data && bytes.size() < size) bytes.resize(size);
   return bytes;
 }
 
@@ -48,7 +47,7 @@ void EndAttempt(const std::shared_ptr<Link>& link, std::int64_t delay_ns,
 
 void TimeOutAttempt(const std::shared_ptr<Link>& link) {
   Network& network = link->network();
-  EndAttempt(link, network.plan().connect_timeout_ns.Draw(network.prng()),
+  EndAttempt(link, link->plan().connect_timeout_ns.Draw(network.prng()),
              fabric::CmEvent::Kind::kUnreachable, -ETIMEDOUT);
 }
 
@@ -77,19 +76,19 @@ void DeliverAccept(const std::shared_ptr<Link>& link, std::vector<std::byte> pri
   other.kind = fabric::CmEvent::Kind::kEstablished;
   other.link = link;
   other.side = Side::kPassive;
-  passive->poller().PushEvent(network.plan().cm_delay_ns.Draw(network.prng()), std::move(other));
+  passive->poller().PushEvent(link->plan().cm_delay_ns.Draw(network.prng()), std::move(other));
 }
 
 void DeliverRequest(const std::shared_ptr<Link>& link, const SocketAddress& peer,
                     std::vector<std::byte> private_data) {
   Network& network = link->network();
-  const FaultPlan& plan = network.plan();
+  const FaultPlan& plan = link->plan();
   SimFabric& caller = *link->fabric(Side::kActive);
   SimConnection* active = link->end(Side::kActive);
   if (active == nullptr || active->state() != SimConnection::State::kConnecting) return;
-  Host* host = network.FindHost(peer.sim_host);
-  const bool unheard =
-      host == nullptr || host->crashed() || caller.dead() || network.Blocked(caller.host(), *host);
+  Host* host = network.FindHost(peer);
+  const bool unheard = host == nullptr || host->crashed() || caller.dead() ||
+                       network.Blocked({caller.host(), *host, link->rail()});
   if (unheard || network.Draw(plan.connect_silent_ppm)) {
     if (!unheard) ++network.counts().connects_silent;
     TimeOutAttempt(link);
@@ -115,9 +114,8 @@ void DeliverRequest(const std::shared_ptr<Link>& link, const SocketAddress& peer
   event.link = link;
   event.side = Side::kPassive;
   event.listener_id = listener->id();
-  event.incoming =
-      std::make_unique<SimIncoming>(link, listener->local_address(), active->local_address(),
-                                    Padded(network, private_data, kRequestDataSize));
+  event.incoming = std::make_unique<SimIncoming>(link, peer, active->local_address(),
+                                                 Padded(*link, private_data, kRequestDataSize));
   listener->poller().PushEvent(0, std::move(event));
   // Whatever becomes of the answer, the caller does not wait for ever.
   TimeOutAttempt(link);
@@ -129,7 +127,7 @@ void SendConnectRequest(const std::shared_ptr<Link>& link, const SocketAddress& 
                         std::vector<std::byte> private_data) {
   Network& network = link->network();
   network.world().Schedule(
-      network.plan().cm_delay_ns.Draw(network.prng()),
+      link->plan().cm_delay_ns.Draw(network.prng()),
       [link, peer, data = std::move(private_data)] { DeliverRequest(link, peer, data); });
 }
 
@@ -179,14 +177,14 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimIncoming::Accept(
   link_->set_domain(Side::kPassive, SimDomain::IdOf(options.domain));
   connection->PostReceive(options.receives);
   connection->BecomeUp();
-  const bool lost = network.Blocked(poller.fabric().host(), link_->fabric(Side::kActive)->host());
-  if (lost || poller.fabric().dead() || network.Draw(network.plan().accept_lost_ppm)) {
+  const bool lost = link_->Blocked(Side::kPassive);
+  if (lost || poller.fabric().dead() || network.Draw(link_->plan().accept_lost_ppm)) {
     ++network.counts().accepts_lost;
     link_->TellLater(Side::kPassive, -ETIMEDOUT);
     return connection;
   }
-  network.world().Schedule(network.plan().cm_delay_ns.Draw(network.prng()),
-                           [link = link_, data = Padded(network, private_data, kAcceptDataSize)] {
+  network.world().Schedule(link_->plan().cm_delay_ns.Draw(network.prng()),
+                           [link = link_, data = Padded(*link_, private_data, kAcceptDataSize)] {
                              DeliverAccept(link, data);
                            });
   return connection;
@@ -198,11 +196,9 @@ void SimIncoming::Reject(std::span<const std::byte> private_data) {
   Network& network = link_->network();
   network.world().Trace("reject", link_->id());
   SimFabric& rejecter = *link_->fabric(Side::kPassive);
-  if (rejecter.dead() || network.Blocked(rejecter.host(), link_->fabric(Side::kActive)->host())) {
-    return;  // The caller times out.
-  }
-  EndAttempt(link_, network.plan().cm_delay_ns.Draw(network.prng()),
-             fabric::CmEvent::Kind::kRejected, 0, Padded(network, private_data, kRejectDataSize));
+  if (rejecter.dead() || link_->Blocked(Side::kPassive)) return;  // The caller times out.
+  EndAttempt(link_, link_->plan().cm_delay_ns.Draw(network.prng()),
+             fabric::CmEvent::Kind::kRejected, 0, Padded(*link_, private_data, kRejectDataSize));
 }
 
 }  // namespace ibnbd::sim

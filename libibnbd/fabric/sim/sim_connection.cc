@@ -197,9 +197,9 @@ void SimConnection::PushCompletion(bool is_send, std::uint64_t sequence,
                                    fabric::Completion completion) {
   World& world = network().world();
   std::int64_t delay_ns = network().prng().Between(0, kCompletionNsMax);
-  if (network().Draw(network().plan().slow_completion_ppm)) {
+  if (network().Draw(link_->plan().slow_completion_ppm)) {
     ++network().counts().slow_completions;
-    delay_ns += network().plan().slow_completion_ns.Draw(network().prng());
+    delay_ns += link_->plan().slow_completion_ns.Draw(network().prng());
   }
   // In order within a queue; nothing orders the two queues, nor two connections.
   std::int64_t& floor_ns = is_send ? send_floor_ns_ : receive_floor_ns_;
@@ -234,7 +234,7 @@ void SimConnection::Break(const std::deque<Message>& unfinished, fabric::WcStatu
     CompleteReceive(Junk(0, status));
     status = fabric::WcStatus::kFlushed;
   }
-  drain_ns_ = world.now_ns() + network().plan().drain_ns.Draw(network().prng());
+  drain_ns_ = world.now_ns() + link_->plan().drain_ns.Draw(network().prng());
   world.Schedule(drain_ns_ - world.now_ns(), [] {});  // So that drained() is asked again.
   PendingEvent event;
   event.kind = fabric::CmEvent::Kind::kDisconnected;

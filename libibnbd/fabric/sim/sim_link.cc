@@ -25,8 +25,10 @@ constexpr std::int64_t kNoReceiveNsMax = 5 * kNsPerSecond;
 constexpr std::int64_t kReceiverNotReadyNs = 50 * kNsPerUs;
 }  // namespace
 
-Link::Link(Network& network, std::uint64_t id, SimFabric& active, SimFabric* passive)
-    : network_(network), id_(id), fabrics_{&active, passive} {}
+Link::Link(Network& network, std::uint64_t id, SimFabric& active, std::uint32_t rail)
+    : network_(network), id_(id), rail_(rail), fabrics_{&active, nullptr} {}
+
+const FaultPlan& Link::plan() const { return network_.plan(rail_); }
 
 void Link::AttachEnd(Side side, SimConnection& end) {
   CHECK(ends_[Index(side)] == nullptr);
@@ -42,7 +44,13 @@ void Link::DetachEnd(Side side) {
 
 Host& Link::host(Side side) const { return fabrics_[Index(side)]->host(); }
 
-bool Link::Blocked(Side from) const { return network_.Blocked(host(from), host(Other(from))); }
+bool Link::Blocked(Side from) const {
+  return network_.Blocked({host(from), host(Other(from)), rail_});
+}
+
+std::int64_t Link::DrawDelay(Side from, std::uint32_t byte_count) {
+  return network_.DrawDelay({host(from), host(Other(from)), rail_}, byte_count);
+}
 
 void Link::ScheduleSelf(std::int64_t delay_ns, void (Link::*step)(Side), Side side) {
   network_.world().Schedule(delay_ns,
@@ -52,8 +60,8 @@ void Link::ScheduleSelf(std::int64_t delay_ns, void (Link::*step)(Side), Side si
 void Link::Launch(Side side, Message message) {
   Wire& out = wire(side);
   const std::int64_t now_ns = network_.world().now_ns();
-  const bool cut_here = network_.ThrowPostDice(host(side), host(Other(side)));
-  const std::int64_t delay_ns = network_.DrawDelay(host(side), host(Other(side)));
+  const bool cut_here = network_.ThrowPostDice({host(side), host(Other(side)), rail_});
+  const std::int64_t delay_ns = DrawDelay(side, message.length);
   out.arrival_floor_ns = std::max(out.arrival_floor_ns, now_ns + delay_ns);
   message.arrival_ns = out.arrival_floor_ns;
   network_.world().Trace("launch", id_ * 2 + Index(side), message.sequence,
@@ -102,8 +110,7 @@ void Link::Progress(Side side) {
       return;
     }
     ++network_.counts().landed;
-    out.ack_floor_ns =
-        std::max(out.ack_floor_ns, now_ns + network_.DrawDelay(host(Other(side)), host(side)));
+    out.ack_floor_ns = std::max(out.ack_floor_ns, now_ns + DrawDelay(Other(side)));
     message.ack_ns = out.ack_floor_ns;
     out.landed.push_back(std::move(message));
     out.inflight.pop_front();
@@ -113,9 +120,9 @@ void Link::Progress(Side side) {
 }
 
 void Link::ThrowLandingDice(Side target) {
-  if (!network_.Draw(network_.plan().stall_ppm)) return;
+  if (!network_.Draw(plan().stall_ppm)) return;
   network_.world().StallReactor(end(target)->poller().reactor(),
-                                network_.plan().stall_ns.Draw(network_.prng()));
+                                plan().stall_ns.Draw(network_.prng()));
 }
 
 void Link::ProgressAcks(Side side) {
@@ -139,7 +146,7 @@ bool Link::WaitForReceive(Side side, Message& message) {
   message.receive_missed = true;
   ++network_.counts().receives_missing;
   network_.world().Trace("no receive", id_ * 2 + Index(Other(side)));
-  if (network_.Draw(network_.plan().no_receive_break_ppm)) return false;
+  if (network_.Draw(plan().no_receive_break_ppm)) return false;
   ScheduleSelf(kNoReceiveNsMax - waited_ns, &Link::Progress, side);
   return true;
 }

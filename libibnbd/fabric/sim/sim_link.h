@@ -17,6 +17,7 @@ namespace ibnbd::sim {
 
 class Host;
 class Network;
+struct FaultPlan;
 class SimConnection;
 class SimFabric;
 
@@ -47,9 +48,11 @@ struct Stray {
 
 class Link : public std::enable_shared_from_this<Link> {
  public:
-  Link(Network& network, std::uint64_t id, SimFabric& active, SimFabric* passive);
+  Link(Network& network, std::uint64_t id, SimFabric& active, std::uint32_t rail);
 
   [[nodiscard]] std::uint64_t id() const { return id_; }
+  [[nodiscard]] std::uint32_t rail() const { return rail_; }
+  [[nodiscard]] const FaultPlan& plan() const;  // Of its rail.
   [[nodiscard]] Network& network() { return network_; }
   [[nodiscard]] SimConnection* end(Side side) const { return ends_[Index(side)]; }
   // Of the connection at this end, also when it is gone (F13).
@@ -57,6 +60,8 @@ class Link : public std::enable_shared_from_this<Link> {
   void set_domain(Side side, std::uint64_t id) { domains_[Index(side)] = id; }
   [[nodiscard]] SimFabric* fabric(Side side) const { return fabrics_[Index(side)]; }
   [[nodiscard]] bool cut() const { return cut_; }
+  // Nothing from this side gets through now.  Requires: the passive fabric is known.
+  [[nodiscard]] bool Blocked(Side from) const;
   void AttachEnd(Side side, SimConnection& end);
   void DetachEnd(Side side);
   void set_passive_fabric(SimFabric& fabric) { fabrics_[1] = &fabric; }
@@ -95,7 +100,7 @@ class Link : public std::enable_shared_from_this<Link> {
   };
   [[nodiscard]] Wire& wire(Side side) { return wires_[Index(side)]; }
   [[nodiscard]] Host& host(Side side) const;
-  [[nodiscard]] bool Blocked(Side from) const;
+  [[nodiscard]] std::int64_t DrawDelay(Side from, std::uint32_t byte_count = 0);
   void ScheduleSelf(std::int64_t delay_ns, void (Link::*step)(Side), Side side);
 
   void Progress(Side side);
@@ -118,6 +123,7 @@ class Link : public std::enable_shared_from_this<Link> {
 
   Network& network_;
   const std::uint64_t id_;
+  const std::uint32_t rail_;
   SimConnection* ends_[2] = {nullptr, nullptr};
   SimFabric* fabrics_[2];
   std::uint64_t domains_[2] = {0, 0};  // 0: the fabric's common one.

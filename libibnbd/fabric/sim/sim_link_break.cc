@@ -37,7 +37,7 @@ void Link::Cut(int error, bool peer_of_crash) {
     if (end(side) == nullptr || told_[Index(side)]) continue;
     told_[Index(side)] = true;
     network_.world().Schedule(
-        network_.plan().one_sided_ns.Draw(network_.prng()),
+        plan().one_sided_ns.Draw(network_.prng()),
         [self = shared_from_this(), side] { self->SeePeerGone(side, -ETIMEDOUT); });
   }
 }
@@ -45,10 +45,10 @@ void Link::Cut(int error, bool peer_of_crash) {
 void Link::TellLater(Side side, int error) {
   if (end(side) == nullptr || told_[Index(side)]) return;
   told_[Index(side)] = true;
-  std::int64_t delay_ns = network_.plan().notice_ns.Draw(network_.prng());
-  if (network_.Draw(network_.plan().one_sided_ppm)) {
+  std::int64_t delay_ns = plan().notice_ns.Draw(network_.prng());
+  if (network_.Draw(plan().one_sided_ppm)) {
     ++network_.counts().one_sided_breaks;
-    delay_ns = network_.plan().one_sided_ns.Draw(network_.prng());
+    delay_ns = plan().one_sided_ns.Draw(network_.prng());
   }
   // A network that holds a message back for seconds holds the notice back as well, often enough.
   const std::int64_t late_ns = wire(Other(side)).late_until_ns - network_.world().now_ns();
@@ -56,9 +56,8 @@ void Link::TellLater(Side side, int error) {
   network_.world().Schedule(delay_ns, [self = shared_from_this(), side, error] {
     if (self->Blocked(Other(side))) {  // Not even this message passes.
       self->told_[Index(side)] = false;
-      self->network_.world().Schedule(
-          self->network_.plan().one_sided_ns.Draw(self->network_.prng()),
-          [self, side, error] { self->TellLater(side, error); });
+      self->network_.world().Schedule(self->plan().one_sided_ns.Draw(self->network_.prng()),
+                                      [self, side, error] { self->TellLater(side, error); });
       return;
     }
     self->SeePeerGone(side, error);
@@ -91,7 +90,7 @@ void Link::FailHead(Side side, const Verdict& verdict) {
   Sever(Other(side));
   SeeBreak(Other(side), WcStatus::kFlushed, -ECONNABORTED, verdict.receiver);
   if (sender == nullptr) return;
-  network_.world().Schedule(network_.DrawDelay(host(Other(side)), host(side)),
+  network_.world().Schedule(DrawDelay(Other(side)),
                             [self = shared_from_this(), side, status = verdict.sender] {
                               self->SeeBreak(side, status, -ECONNABORTED);
                             });
@@ -121,9 +120,8 @@ void Link::Sever(Side side) {
   out.severed = true;
   const std::int64_t now_ns = network_.world().now_ns();
   const std::size_t whole_count = network_.prng().Below(out.inflight.size() + 1);
-  const bool late = network_.Draw(network_.plan().late_landing_ppm);
-  std::int64_t due_ns =
-      late ? now_ns + network_.plan().late_landing_ns.Draw(network_.prng()) : now_ns;
+  const bool late = network_.Draw(plan().late_landing_ppm);
+  std::int64_t due_ns = late ? now_ns + plan().late_landing_ns.Draw(network_.prng()) : now_ns;
   for (std::size_t i = 0; i < out.inflight.size() && i <= whole_count; ++i) {
     Message& message = out.inflight[i];
     Stray stray;
@@ -135,7 +133,7 @@ void Link::Sever(Side side) {
     if (!stray.whole && stray.byte_count == 0) break;
     stray.message = message;
     due_ns = std::max(due_ns, message.arrival_ns);
-    if (late) due_ns += network_.DrawDelay(host(side), host(Other(side)));
+    if (late) due_ns += DrawDelay(side);
     if (late) out.late_until_ns = due_ns;
     out.strays.push_back(std::move(stray));
     ScheduleSelf(due_ns - now_ns, &Link::LandStray, side);
@@ -199,7 +197,7 @@ void Link::ArmRetry(Side side) {
   Wire& out = wire(side);
   if (out.retry_armed || end(side) == nullptr) return;
   out.retry_armed = true;
-  ScheduleSelf(network_.plan().retry_timeout_ns.Draw(network_.prng()), &Link::OnRetryTimeout, side);
+  ScheduleSelf(plan().retry_timeout_ns.Draw(network_.prng()), &Link::OnRetryTimeout, side);
 }
 
 // The sender has tried for long enough.

@@ -13,44 +13,52 @@
 
 namespace ibnbd::sim {
 
-bool Network::Blocked(const Host& from, const Host& to) {
-  const Route& way = route(from, to);
-  return way.blocked || world_.now_ns() < way.blocked_until_ns;
+bool Network::Blocked(const Way& way) {
+  const Route& state = route(way);
+  return state.blocked || world_.now_ns() < state.blocked_until_ns;
 }
 
-std::int64_t Network::DrawDelay(const Host& from, const Host& to) {
-  const Route& way = route(from, to);
+std::int64_t Network::DrawDelay(const Way& way, std::uint32_t byte_count) {
+  Route& state = route(way);
+  const FaultPlan& faults = plan(way.rail);
+  const std::int64_t now_ns = world_.now_ns();
   std::int64_t delay_ns =
-      way.delay_ns.low < 0 ? plan().link_delay_ns.Draw(prng_) : way.delay_ns.Draw(prng_);
-  if (Draw(plan().slow_message_ppm)) delay_ns += plan().slow_message_ns.Draw(prng_);
-  return delay_ns + std::max<std::int64_t>(way.clogged_until_ns - world_.now_ns(), 0);
+      state.delay_ns.low < 0 ? faults.link_delay_ns.Draw(prng_) : state.delay_ns.Draw(prng_);
+  if (Draw(faults.slow_message_ppm)) delay_ns += faults.slow_message_ns.Draw(prng_);
+  if (state.bytes_per_second > 0) {
+    state.busy_until_ns =
+        std::max(state.busy_until_ns, now_ns) + byte_count * kNsPerSecond / state.bytes_per_second;
+    delay_ns += state.busy_until_ns - now_ns;
+  }
+  return delay_ns + std::max<std::int64_t>(state.clogged_until_ns - now_ns, 0);
 }
 
-void Network::Block(const Host& a, const Host& b) {
-  world_.Trace("block", a.index(), b.index());
-  route(a, b).blocked = true;
+void Network::Block(const Way& way) {
+  world_.Trace("block", way.from.index(), way.to.index(), way.rail);
+  route(way).blocked = true;
 }
 
-void Network::Unblock(const Host& a, const Host& b) {
-  world_.Trace("unblock", a.index(), b.index());
-  Route& way = route(a, b);
-  way.blocked = false;
-  way.blocked_until_ns = 0;
+void Network::Unblock(const Way& way) {
+  world_.Trace("unblock", way.from.index(), way.to.index(), way.rail);
+  Route& state = route(way);
+  state.blocked = false;
+  state.blocked_until_ns = 0;
   KickLinks();
 }
 
-void Network::Clog(const Host& from, const Host& to, std::int64_t virtual_ns) {
+void Network::Clog(const Way& way, std::int64_t virtual_ns) {
   ++counts().clogs;
-  world_.Trace("clog", from.index(), to.index(), static_cast<std::uint64_t>(virtual_ns));
-  Route& way = route(from, to);
-  way.clogged_until_ns = std::max(way.clogged_until_ns, world_.now_ns() + virtual_ns);
+  world_.Trace("clog", way.from.index(), way.to.index(), static_cast<std::uint64_t>(virtual_ns),
+               way.rail);
+  Route& state = route(way);
+  state.clogged_until_ns = std::max(state.clogged_until_ns, world_.now_ns() + virtual_ns);
 }
 
 void Network::HealAll() {
-  for (auto& [hosts, way] : routes_) {
-    way.blocked = false;
-    way.blocked_until_ns = 0;
-    way.clogged_until_ns = 0;
+  for (auto& [name, state] : routes_) {
+    state.blocked = false;
+    state.blocked_until_ns = 0;
+    state.clogged_until_ns = 0;
   }
   cut_countdown_ = 0;
   KickLinks();
@@ -63,10 +71,11 @@ void Network::KickLinks() {
   for (const std::shared_ptr<Link>& link : links) link->Kick();
 }
 
-void Network::CutConnections(const Host& a, const Host& b) {
+void Network::CutConnections(const Host& a, const Host& b, std::uint32_t rail) {
   std::vector<std::shared_ptr<Link>> links;
   for (const auto& [id, link] : links_) {
     if (link->fabric(Side::kPassive) == nullptr) continue;
+    if (rail != kAllRails && link->rail() != rail) continue;
     const Host* active = &link->fabric(Side::kActive)->host();
     const Host* passive = &link->fabric(Side::kPassive)->host();
     if ((active == &a && passive == &b) || (active == &b && passive == &a)) links.push_back(link);
@@ -95,19 +104,21 @@ void Network::CrashFabric(SimFabric& fabric) {
   }
 }
 
-bool Network::ThrowPostDice(const Host& from, const Host& to) {
-  if (Draw(plan().clog_ppm)) Clog(from, to, plan().clog_ns.Draw(prng_));
-  if (Draw(plan().partition_ppm)) {
-    const std::int64_t length_ns = plan().partition_ns.Draw(prng_);
+bool Network::ThrowPostDice(const Way& way) {
+  const FaultPlan& faults = plan(way.rail);
+  if (Draw(faults.clog_ppm)) Clog(way, faults.clog_ns.Draw(prng_));
+  if (Draw(faults.partition_ppm)) {
+    const std::int64_t length_ns = faults.partition_ns.Draw(prng_);
     ++counts().partitions;
-    world_.Trace("partition", from.index(), to.index(), static_cast<std::uint64_t>(length_ns));
-    for (Route* way : {&route(from, to), &route(to, from)}) {
-      way->blocked_until_ns = std::max(way->blocked_until_ns, world_.now_ns() + length_ns);
+    world_.Trace("partition", way.from.index(), way.to.index(),
+                 static_cast<std::uint64_t>(length_ns), way.rail);
+    for (Route* state : {&route(way), &route({way.to, way.from, way.rail})}) {
+      state->blocked_until_ns = std::max(state->blocked_until_ns, world_.now_ns() + length_ns);
     }
     world_.Schedule(length_ns, [this] { KickLinks(); });
   }
   if (cut_countdown_ > 0 && --cut_countdown_ == 0) return true;
-  return Draw(plan().cut_ppm);
+  return Draw(faults.cut_ppm);
 }
 
 std::uint32_t Network::NextKey() {
@@ -116,9 +127,9 @@ std::uint32_t Network::NextKey() {
   return key != 0 ? key : NextKey();
 }
 
-std::shared_ptr<Link> Network::NewLink(SimFabric& active, SimFabric* passive) {
+std::shared_ptr<Link> Network::NewLink(SimFabric& active, std::uint32_t rail) {
   const std::uint64_t id = NextId();
-  std::shared_ptr<Link> link = std::make_shared<Link>(*this, id, active, passive);
+  std::shared_ptr<Link> link = std::make_shared<Link>(*this, id, active, rail);
   links_[id] = link;
   return link;
 }
@@ -127,13 +138,17 @@ void Network::AddListener(SimListener& listener) { listeners_[listener.id()] = &
 
 void Network::RemoveListener(const SimListener& listener) {
   listeners_.erase(listener.id());
-  const SocketAddress address = listener.local_address();
-  const auto found = open_ports_.find({address.sim_host, address.port});
-  if (found != open_ports_.end() && found->second == &listener) open_ports_.erase(found);
+  std::erase_if(open_ports_, [&listener](const auto& entry) { return entry.second == &listener; });
 }
 
-bool Network::OpenPort(const SocketAddress& address, SimListener& listener) {
-  return open_ports_.emplace(std::make_pair(address.sim_host, address.port), &listener).second;
+bool Network::OpenPort(const SocketAddress& address, bool all_rails, SimListener& listener) {
+  bool taken = false;
+  for (std::uint32_t rail = 0; rail < (all_rails ? kRailCount : 1); ++rail) {
+    const auto name = std::make_pair(address.sim_host + (rail << kRailShift), address.port);
+    taken |= !open_ports_.emplace(name, &listener).second;
+  }
+  if (taken) RemoveListener(listener);
+  return !taken;
 }
 
 SimListener* Network::FindListener(std::uint64_t id) const {
@@ -146,7 +161,8 @@ SimListener* Network::FindListener(const SocketAddress& address) const {
   return found == open_ports_.end() ? nullptr : found->second;
 }
 
-Host* Network::FindHost(std::uint32_t index) const {
+Host* Network::FindHost(const SocketAddress& address) const {
+  const std::uint32_t index = address.sim_host & ((1u << kRailShift) - 1);
   return index == 0 || index > world_.hosts_.size() ? nullptr : world_.hosts_[index - 1].get();
 }
 

@@ -144,11 +144,16 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimPoller::StartConnect(
         absl::StrCat("connect ", peer.ToString(), ": ", private_data.size(),
                      " bytes of private data, at most ", fabric_.private_data_size_max()));
   }
-  const std::shared_ptr<Link> link = network_.NewLink(fabric_, nullptr);
+  const std::uint32_t rail = peer.sim_host >> kRailShift;
+  if (rail >= kRailCount) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("connect ", peer.ToString(), ": no host has such an address"));
+  }
+  const std::shared_ptr<Link> link = network_.NewLink(fabric_, rail);
   network_.world().Trace("connect", link->id(), peer.sim_host, peer.port);
   auto connection =
       std::make_unique<SimConnection>(link, Side::kActive, *this, *limits, options.context);
-  connection->set_addresses(fabric_.host().Address(network_.NextPort()), peer);
+  connection->set_addresses(fabric_.host().Address(network_.NextPort(), rail), peer);
   link->set_domain(Side::kActive, SimDomain::IdOf(options.domain));
   connection->PostReceive(options.receives);
   SendConnectRequest(link, peer, {private_data.begin(), private_data.end()});
@@ -158,18 +163,20 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> SimPoller::StartConnect(
 absl::StatusOr<std::unique_ptr<fabric::Listener>> SimPoller::Listen(const SocketAddress& local,
                                                                     std::uint64_t context) {
   SocketAddress address = local;
-  address.sim_host = fabric_.host().index();
+  const bool all_rails = local.sim_host == 0;
+  if (all_rails) address.sim_host = fabric_.host().index();
   if (address.port == 0) address.port = network_.NextPort();
   if (fabric_.dead()) {
     return absl::UnavailableError(
         absl::StrCat("listen on ", address.ToString(), ": the host crashed"));
   }
-  if ((local.sim_host != 0 && local.sim_host != address.sim_host) || local.family != 0) {
+  if (network_.FindHost(address) != &fabric_.host() || local.family != 0 ||
+      address.sim_host >> kRailShift >= kRailCount) {
     return absl::InvalidArgumentError(
         absl::StrCat("listen on ", local.ToString(), ": not an address of this host"));
   }
   auto listener = std::make_unique<SimListener>(*this, address, context, network_.NextId());
-  if (!network_.OpenPort(address, *listener)) {
+  if (!network_.OpenPort(address, all_rails, *listener)) {
     return absl::AlreadyExistsError(
         absl::StrCat("listen on ", address.ToString(), ": Address already in use"));
   }

@@ -15,6 +15,15 @@ namespace {
 // More rounds of turns than any engine needs at one instant: somebody is busy without progress.
 constexpr int kRoundsMax = 10'000;
 
+// Calls `act` for the named rail, or for each.
+template <typename Act>
+void ForRails(std::uint32_t rail, const Act& act) {
+  CHECK_LE(rail, kAllRails);
+  for (std::uint32_t each = 0; each < kRailCount; ++each) {
+    if (rail == kAllRails || rail == each) act(each);
+  }
+}
+
 constexpr std::uint64_t Fold(std::uint64_t hash, std::uint64_t value) {
   return Prng(hash ^ (value + 0x9e3779b97f4a7c15u)).Next();
 }
@@ -26,9 +35,16 @@ Host::Host(World& world, std::uint32_t index, std::string name)
 }
 Host::~Host() = default;
 
-SocketAddress Host::Address(std::uint16_t port) const {
+SocketAddress Host::Address(std::uint16_t port, std::uint32_t rail) const {
+  CHECK_LT(rail, kRailCount);
   SocketAddress address;
-  address.sim_host = index_;
+  address.sim_host = index_ | rail << kRailShift;
+  address.port = port;
+  return address;
+}
+
+SocketAddress Host::AnyAddress(std::uint16_t port) {
+  SocketAddress address;
   address.port = port;
   return address;
 }
@@ -49,11 +65,12 @@ Reactor& Host::AddReactor() {
 }
 
 World::World(std::uint64_t seed, const FaultPlan& plan)
-    : plan_(plan),
-      prng_(Prng(seed).Fork()),
+    : prng_(Prng(seed).Fork()),
       turn_prng_(Prng(seed + 1).Fork()),
       trace_hash_(seed),
-      network_(std::make_unique<Network>(*this, Prng(seed + 2).Fork())) {}
+      network_(std::make_unique<Network>(*this, Prng(seed + 2).Fork())) {
+  set_plan(plan);
+}
 
 World::~World() {
   ending_ = true;
@@ -63,6 +80,7 @@ World::~World() {
 
 Host& World::AddHost(std::string name) {
   const std::uint32_t index = static_cast<std::uint32_t>(hosts_.size()) + 1;
+  CHECK_LT(index, 1u << kRailShift);
   hosts_.push_back(std::make_unique<Host>(*this, index, std::move(name)));
   return *hosts_.back();
 }
@@ -147,23 +165,37 @@ bool World::RunUntil(const std::function<bool()>& done, std::int64_t virtual_ns_
   return true;
 }
 
-void World::CutConnections(Host& a, Host& b) { network_->CutConnections(a, b); }
+void World::CutConnections(Host& a, Host& b, std::uint32_t rail) {
+  network_->CutConnections(a, b, rail);
+}
 void World::CutAfterPosts(std::uint64_t posts) { network_->CutAfterPosts(posts); }
-void World::SetLinkDelay(Host& a, Host& b, NsRange delay_ns) {
-  network_->route(a, b).delay_ns = delay_ns;
-  network_->route(b, a).delay_ns = delay_ns;
+void World::SetLinkDelay(Host& a, Host& b, NsRange delay_ns, std::uint32_t rail) {
+  ForRails(rail, [&](std::uint32_t each) {
+    network_->route({a, b, each}).delay_ns = delay_ns;
+    network_->route({b, a, each}).delay_ns = delay_ns;
+  });
 }
-void World::ClogLink(Host& from, Host& to, std::int64_t virtual_ns) {
-  network_->Clog(from, to, virtual_ns);
+void World::SetLinkBandwidth(Host& a, Host& b, std::int64_t bytes_per_second, std::uint32_t rail) {
+  ForRails(rail, [&](std::uint32_t each) {
+    network_->route({a, b, each}).bytes_per_second = bytes_per_second;
+    network_->route({b, a, each}).bytes_per_second = bytes_per_second;
+  });
 }
-void World::PartitionOneWay(Host& from, Host& to) { network_->Block(from, to); }
-void World::Partition(Host& a, Host& b) {
-  network_->Block(a, b);
-  network_->Block(b, a);
+void World::ClogLink(Host& from, Host& to, std::int64_t virtual_ns, std::uint32_t rail) {
+  ForRails(rail, [&](std::uint32_t each) { network_->Clog({from, to, each}, virtual_ns); });
 }
-void World::HealPartition(Host& a, Host& b) {
-  network_->Unblock(a, b);
-  network_->Unblock(b, a);
+void World::PartitionOneWay(Host& from, Host& to, std::uint32_t rail) {
+  ForRails(rail, [&](std::uint32_t each) { network_->Block({from, to, each}); });
+}
+void World::Partition(Host& a, Host& b, std::uint32_t rail) {
+  PartitionOneWay(a, b, rail);
+  PartitionOneWay(b, a, rail);
+}
+void World::HealPartition(Host& a, Host& b, std::uint32_t rail) {
+  ForRails(rail, [&](std::uint32_t each) {
+    network_->Unblock({a, b, each});
+    network_->Unblock({b, a, each});
+  });
 }
 
 void World::StallReactor(Reactor& reactor, std::int64_t virtual_ns) {
@@ -207,7 +239,7 @@ void World::RestartHost(Host& host) {
 
 void World::HealEverything() {
   Trace("heal everything");
-  plan_ = plan_.WithoutFaults();
+  for (FaultPlan& plan : plans_) plan = plan.WithoutFaults();
   for (const std::unique_ptr<Host>& host : hosts_) {
     for (Host::Seat& seat : host->seats_) seat.stalled_until_ns = 0;
   }

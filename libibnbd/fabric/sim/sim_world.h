@@ -9,6 +9,7 @@
 // take turns, in an order that the seed draws, until none has anything left to do.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -31,6 +32,12 @@ class Network;
 class SimFabric;
 class World;
 
+// Every host has an address on each of several networks that share nothing: rails.  A connection to
+// an address of rail 2 goes out through the caller's own address of rail 2, and only faults of rail
+// 2 concern it.
+inline constexpr std::uint32_t kRailCount = 4;
+inline constexpr std::uint32_t kAllRails = kRailCount;  // Where faults by hand name a rail.
+
 // A machine.  Crashing ends its incarnation: its fabric, reactors and everything built on them are
 // ghosts, kept only so that their owner can dismantle them; a restart begins with a new fabric.
 class Host {
@@ -44,7 +51,9 @@ class Host {
   [[nodiscard]] std::uint32_t index() const { return index_; }
   [[nodiscard]] bool crashed() const { return crashed_; }
   [[nodiscard]] std::uint32_t incarnation() const { return incarnation_; }
-  [[nodiscard]] SocketAddress Address(std::uint16_t port) const;
+  [[nodiscard]] SocketAddress Address(std::uint16_t port, std::uint32_t rail = 0) const;
+  // To listen on all addresses of the host that does it.
+  [[nodiscard]] static SocketAddress AnyAddress(std::uint16_t port);
   [[nodiscard]] fabric::Fabric& fabric();  // Of this incarnation.
   Reactor& AddReactor();                   // Lives until the world ends.
 
@@ -87,8 +96,9 @@ class World {
   [[nodiscard]] std::int64_t now_ns() const { return clock_.NowNs(); }
   // For workloads; the network draws from a stream of its own.
   [[nodiscard]] Prng& prng() { return prng_; }
-  [[nodiscard]] const FaultPlan& plan() const { return plan_; }
-  void set_plan(const FaultPlan& plan) { plan_ = plan; }
+  [[nodiscard]] const FaultPlan& plan(std::uint32_t rail = 0) const { return plans_[rail]; }
+  void set_plan(const FaultPlan& plan) { plans_.fill(plan); }
+  void set_plan(const FaultPlan& plan, std::uint32_t rail) { plans_[rail] = plan; }
 
   // --- Time. ---
   void Schedule(std::int64_t delay_ns, Task task);  // In scheduling order at equal times.
@@ -98,13 +108,18 @@ class World {
   bool RunUntil(const std::function<bool()>& done, std::int64_t virtual_ns_max);
 
   // --- Faults by hand; the plan draws its own besides. ---
-  void CutConnections(Host& a, Host& b);    // All between them, now.
+  void CutConnections(Host& a, Host& b, std::uint32_t rail = kAllRails);  // Between them, now.
   void CutAfterPosts(std::uint64_t posts);  // The connection of the posts-th send from now on.
-  void SetLinkDelay(Host& a, Host& b, NsRange delay_ns);  // Both directions.
-  void ClogLink(Host& from, Host& to, std::int64_t virtual_ns);
-  void PartitionOneWay(Host& from, Host& to);  // Nothing passes until healed; see retry_timeout_ns.
-  void Partition(Host& a, Host& b);
-  void HealPartition(Host& a, Host& b);
+  // Both directions.  A negative range: the plan's again.
+  void SetLinkDelay(Host& a, Host& b, NsRange delay_ns, std::uint32_t rail = kAllRails);
+  // Both directions; 0: unlimited, as at first.  What is sent faster queues up.
+  void SetLinkBandwidth(Host& a, Host& b, std::int64_t bytes_per_second,
+                        std::uint32_t rail = kAllRails);
+  void ClogLink(Host& from, Host& to, std::int64_t virtual_ns, std::uint32_t rail = kAllRails);
+  // Nothing passes until healed; see retry_timeout_ns.
+  void PartitionOneWay(Host& from, Host& to, std::uint32_t rail = kAllRails);
+  void Partition(Host& a, Host& b, std::uint32_t rail = kAllRails);
+  void HealPartition(Host& a, Host& b, std::uint32_t rail = kAllRails);
   void StallReactor(Reactor& reactor, std::int64_t virtual_ns);
   void StallHost(Host& host, std::int64_t virtual_ns);
   // Everything on the host stops at once; its peers see a reset or nothing, as the plan draws.  Its
@@ -154,7 +169,7 @@ class World {
   [[nodiscard]] bool MayTurn(const Host::Seat& seat) const;
   [[nodiscard]] std::int64_t NextReactorNs() const;  // -1: none.
 
-  FaultPlan plan_;
+  std::array<FaultPlan, kRailCount> plans_;
   Prng prng_;
   Prng turn_prng_;
   VirtualClock clock_;
