@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "ibnbd-client/daemon/control_socket.h"
 #include "ibnbd-client/daemon/protocol.h"
+#include "ibnbd-client/mapping/rnbd_words.h"
 #include "ibnbd-client/text.h"
 
 namespace ibnbd::client {
@@ -73,10 +74,21 @@ absl::Status PrintNode(const DeviceCommandOptions& options, const absl::StatusOr
 
 absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   MapRequest map;
-  ASSIGN_OR_RETURN(map.uri, ParseUri(options.uri));
+  if (IsRnbdWord(options.volume.front())) {
+    ASSIGN_OR_RETURN(const RnbdMapping words, ParseRnbdWords(options.volume));
+    map.uri = words.uri;
+    map.session_name = words.session_name;
+    map.access = words.access;
+  } else {
+    if (options.volume.size() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options.volume[1], ": one volume at a time is mapped"));
+    }
+    ASSIGN_OR_RETURN(map.uri, ParseUri(options.volume.front()));
+  }
   if (map.uri.export_name.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(options.uri, " names no volume: say ", map.uri.ToString(), "/NAME"));
+    return absl::InvalidArgumentError(absl::StrCat(options.volume.front(), " names no volume: say ",
+                                                   map.uri.ToString(), "/NAME"));
   }
   map.kind = options.kind == "nbd" ? DeviceKind::kNbd : DeviceKind::kUblk;
   if (options.read_only) map.access = IBNBD_READ_ONLY;
@@ -161,7 +173,11 @@ void AddCommon(CLI::App& command, DeviceCommandOptions& options) {
 }
 
 void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
-  map.add_option("uri", options.uri, "tcp://HOST[:PORT]/EXPORT, rdma://...")->required();
+  map.add_option("volume", options.volume,
+                 "tcp://HOST[:PORT]/EXPORT, rdma://..., or as for the kernel's map_device: "
+                 "sessname=NAME path=ip:ADDRESS device_path=PATH [dest_port=N] "
+                 "[access_mode=ro|rw|migration]")
+      ->required();
   map.add_option("--as", options.kind, "Kind of device: ublk or nbd")
       ->check(CLI::IsMember({"ublk", "nbd"}))
       ->capture_default_str();

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "ibnbd-client/daemon/daemon.h"
@@ -22,7 +23,7 @@ struct DeviceCommandOptions {
   bool all = false;  // unmap
 
   // map
-  std::string uri;
+  std::vector<std::string> volume;  // A URI, or the words of the kernel's map_device.
   std::string kind = "ublk";
   bool read_only = false, migration = false, foreground = false;
   double fail_after_s = -1;

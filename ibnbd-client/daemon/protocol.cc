@@ -118,6 +118,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
     return absl::InvalidArgumentError(
         absl::StrCat(map.uri.ToString(), " names no volume: say ", map.uri.ToString(), "/NAME"));
   }
+  map.session_name = fields.Text("session_name");
   map.kind = fields.Choice("as", kKinds, DeviceKind::kUblk);
   map.access = fields.Choice("access", kAccesses, IBNBD_READ_WRITE);
   map.fail_after_ms =
@@ -137,6 +138,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
 
 void Put(const MapRequest& map, Json* json) {
   (*json)["uri"] = map.uri.ToString();
+  if (!map.session_name.empty()) (*json)["session_name"] = map.session_name;
   (*json)["as"] = NameIn(kKinds, map.kind);
   (*json)["access"] = NameIn(kAccesses, map.access);
   (*json)["fail_after_ms"] = map.fail_after_ms;

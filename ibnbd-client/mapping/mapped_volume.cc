@@ -38,7 +38,8 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
 MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
 
 absl::Status MappedVolume::Open(bool adopt) {
-  ASSIGN_OR_RETURN(session_, sessions_.Acquire(request_.uri, request_.timeout_ms, adopt));
+  ASSIGN_OR_RETURN(
+      session_, sessions_.Acquire(request_.uri, request_.session_name, request_.timeout_ms, adopt));
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   options.access = request_.access;
   options.open_timeout_ms = request_.timeout_ms;
@@ -111,7 +112,7 @@ void MappedVolume::Close() {
   // What was outstanding came back from the kernel device's end, or was never there.
   if (device_ != nullptr && !device_closed_) ibnbd_device_close(device_, 1000);
   device_ = nullptr;
-  if (session_ != nullptr) sessions_.Release(request_.uri);
+  if (session_ != nullptr) sessions_.Release(request_.uri, request_.session_name);
   session_ = nullptr;
 }
 

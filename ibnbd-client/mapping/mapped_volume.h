@@ -22,7 +22,8 @@ enum class DeviceKind { kUblk, kNbd };
 const char* NameOf(DeviceKind kind);  // "ublk", "nbd"
 
 struct MapRequest {
-  Uri uri;  // With an export.
+  Uri uri;                   // With an export.
+  std::string session_name;  // Of the session that it belongs to; "": that of the table.
   DeviceKind kind = DeviceKind::kUblk;
   ibnbd_access access = IBNBD_READ_WRITE;
   std::int64_t fail_after_ms = -1;  // Loss policy; -1: IOs are held for ever.

@@ -29,35 +29,38 @@ SessionTable::SessionTable(DeviceLoops& loops, std::string name)
     : loops_(loops), name_(std::move(name)) {}
 
 SessionTable::~SessionTable() {
-  for (const auto& [server, entry] : entries_) {
+  for (const auto& [key, entry] : entries_) {
     absl::MutexLock lock(&entry->opening);
     CHECK(entry->users == 0);
   }
 }
 
 // Entries stay: they are few, and somebody may wait for one.
-std::shared_ptr<SessionTable::Entry> SessionTable::EntryOf(const Uri& uri) {
+std::shared_ptr<SessionTable::Entry> SessionTable::EntryOf(const Uri& uri,
+                                                           const std::string& name) {
   absl::MutexLock lock(&mutex_);
-  std::shared_ptr<Entry>& entry = entries_[ServerOf(uri)];
+  std::shared_ptr<Entry>& entry = entries_[{ServerOf(uri), name}];
   if (entry == nullptr) entry = std::make_shared<Entry>();
   return entry;
 }
 
-absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const Uri& uri, std::uint32_t timeout_ms,
-                                                     bool retry) {
-  const std::shared_ptr<Entry> entry = EntryOf(uri);
+absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const Uri& uri, const std::string& name,
+                                                     std::uint32_t timeout_ms, bool retry) {
+  const std::shared_ptr<Entry> entry = EntryOf(uri, name);
   absl::MutexLock lock(&entry->opening);
   if (entry->session == nullptr) {
-    ASSIGN_OR_RETURN(entry->session, Open(ServerOf(uri), timeout_ms, retry));
+    ASSIGN_OR_RETURN(entry->session,
+                     Open(ServerOf(uri), name.empty() ? name_ : name, timeout_ms, retry));
   }
   ++entry->users;
   return entry->session;
 }
 
 absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
-                                                  std::uint32_t timeout_ms, bool retry) {
+                                                  const std::string& name, std::uint32_t timeout_ms,
+                                                  bool retry) {
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
-  if (!name_.empty()) options.name = name_.c_str();
+  if (!name.empty()) options.name = name.c_str();
   options.queue_count = loops_.count();
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;  // All IO is on registered memory.
@@ -71,8 +74,8 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
   return session;
 }
 
-void SessionTable::Release(const Uri& uri) {
-  const std::shared_ptr<Entry> entry = EntryOf(uri);
+void SessionTable::Release(const Uri& uri, const std::string& name) {
+  const std::shared_ptr<Entry> entry = EntryOf(uri, name);
   absl::MutexLock lock(&entry->opening);
   CHECK(entry->users > 0);
   if (--entry->users != 0) return;
@@ -83,12 +86,12 @@ void SessionTable::Release(const Uri& uri) {
 
 void SessionTable::CloseAll() {
   absl::MutexLock lock(&mutex_);
-  for (const auto& [server, entry] : entries_) {
+  for (const auto& [key, entry] : entries_) {
     absl::MutexLock opening(&entry->opening);
     if (entry->session != nullptr) loops_.RemoveSession(entry->session);
   }
   loops_.Stop();
-  for (const auto& [server, entry] : entries_) {
+  for (const auto& [key, entry] : entries_) {
     absl::MutexLock opening(&entry->opening);
     if (entry->session != nullptr) (void)ibnbd_session_close(entry->session, 0);
     entry->session = nullptr;

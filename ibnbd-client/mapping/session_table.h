@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sessions of this process: one per server, shared by the volumes that are mapped from it, with
-// a queue on each loop.  Opened by the first volume, closed after the last.  Thread-safe; calls may
-// wait for a server, but only those that want the same one.
+// The sessions of this process: one per server and name, shared by the volumes that are mapped from
+// it, with a queue on each loop.  Opened by the first volume, closed after the last.  Thread-safe;
+// calls may wait for a server, but only those that want the same one.
 #pragma once
 
 #include <ibnbd/ibnbd.h>
@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -27,10 +28,12 @@ class SessionTable {
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
 
-  // The session with the server of `uri`, whose export is ignored.  Waits for it at most
-  // `timeout_ms`; `retry`: also for a server that is not there yet.  Release() it.
-  absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, std::uint32_t timeout_ms, bool retry);
-  void Release(const Uri& uri);
+  // The session of that name ("": the table's) with the server of `uri`, whose export is ignored.
+  // Waits for it at most `timeout_ms`; `retry`: also for a server that is not there yet.
+  // Release() it.
+  absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, const std::string& name,
+                                         std::uint32_t timeout_ms, bool retry);
+  void Release(const Uri& uri, const std::string& name);
   // The end of the process: stops the loops, then closes what is left, and cancels its IOs. Nothing
   // else may be called any more, or meanwhile.
   void CloseAll();
@@ -41,14 +44,16 @@ class SessionTable {
     ibnbd_session* session ABSL_GUARDED_BY(opening) = nullptr;
     int users ABSL_GUARDED_BY(opening) = 0;
   };
-  std::shared_ptr<Entry> EntryOf(const Uri& uri);
-  absl::StatusOr<ibnbd_session*> Open(const std::string& server, std::uint32_t timeout_ms,
-                                      bool retry);
+  std::shared_ptr<Entry> EntryOf(const Uri& uri, const std::string& name);
+  absl::StatusOr<ibnbd_session*> Open(const std::string& server, const std::string& name,
+                                      std::uint32_t timeout_ms, bool retry);
 
   DeviceLoops& loops_;
   const std::string name_;
   absl::Mutex mutex_;
-  std::map<std::string, std::shared_ptr<Entry>> entries_ ABSL_GUARDED_BY(mutex_);  // By server.
+  // By server and name.
+  std::map<std::pair<std::string, std::string>, std::shared_ptr<Entry>> entries_
+      ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace ibnbd::client

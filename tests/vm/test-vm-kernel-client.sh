@@ -18,7 +18,11 @@ for i in 0 1 2 3 4 5 6 7; do
   truncate -s 32M "$work/d$i.img"
   exports+=(--export "d/$i=$work/d$i.img")
 done
-start_server "${exports[@]}"
+for name in one two; do
+  mkdir -p "$work/by-name/$name"
+  head -c 1M /dev/urandom >"$work/by-name/$name/own"
+done
+start_server "${exports[@]}" --search-path "$work/by-name/%SESSNAME%"
 way="dest_port=$port path=ip:10.77.0.1"
 
 # What the client believes.
@@ -109,6 +113,15 @@ for i in 0 1 2 3 4 5 6 7; do
   cmp "$work/data$i" "$work/seen" || fail "d/$i reads what was not written to it"
   cmp -n $((8 << 20)) "$work/data$i" "$work/d$i.img" || fail "d$i.img does not hold what was written to d/$i"
 done
+
+# Each session has its own directory; the kernel's habit of absolute paths leads nowhere else.
+map one device_path=/own access_mode=ro || fail "map from the search path"
+cmp "/dev/$disk" "$work/by-name/one/own" || fail "session one sees another file"
+unmap "$disk" || fail "unmap"
+map two "$way" device_path=own access_mode=ro || fail "map from the search path"
+cmp "/dev/$disk" "$work/by-name/two/own" || fail "session two sees another file"
+unmap "$disk" || fail "unmap"
+expect_map 'Invalid argument' one device_path=../two/own
 
 # Access modes against each other; what is refused is refused with the errno the kernel's server gives.
 map two "$way" device_path=vol access_mode=ro || fail "a reader beside a writer"

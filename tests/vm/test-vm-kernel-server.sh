@@ -68,6 +68,18 @@ access() {
   blockdev --setrw /dev/nullb0
 }
 
+# A device of our own, mapped as the kernel's client is told to map one.
+words() {
+  modprobe ublk_drv || fail "no ublk"
+  start words ibnbd-client map --foreground sessname=hostA path=ip:10.77.0.1 dest_port=1234 device_path=/dev/nullb0 access_mode=ro
+  wait_for 20 test -b /dev/ublkb0 || fail "nothing was mapped"
+  [ -e /sys/class/rtrs-server/hostA ] || fail "the server knows the session as $(ls /sys/class/rtrs-server)"
+  [ "$(blockdev --getro /dev/ublkb0)" = 1 ] || fail "not read-only"
+  cmp -n 16777216 /dev/ublkb0 /dev/nullb0 || fail "the device reads other data"
+  stop "$pid"
+  expect_fail 'path=gid:fe80::1: GIDs' ibnbd-client map sessname=hostA path=gid:fe80::1 device_path=/dev/nullb0
+}
+
 # A file system while the path is cut, the device is taken away, and the server is unloaded and loaded again: IO is held
 # and finishes.  $@: the parameters to load it with.
 filesystem() {
@@ -116,6 +128,7 @@ expect_fail 'is not ibnbd' ibnbd-client list "$uri"
 expect_fail 'No such file' ibnbd-client show "$uri/dev/nothing"
 data default
 access
+words
 filesystem Y
 stop_kernel_server || fail "rmmod"
 
