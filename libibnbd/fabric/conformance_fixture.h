@@ -14,6 +14,7 @@
 
 #include "base/arena.h"
 #include "base/clock.h"
+#include "fabric/conformance_side.h"
 #include "fabric/conformance_world.h"
 #include "fabric/fabric.h"
 
@@ -27,61 +28,6 @@ inline std::vector<std::byte> Bytes(const std::string& text) {
   const auto* begin = reinterpret_cast<const std::byte*>(text.data());
   return {begin, begin + text.size()};
 }
-inline std::string Text(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-struct SeenEvent {
-  CmEvent::Kind kind;
-  std::uint64_t context;
-  Connection* connection;
-  std::string private_data;
-  int error;
-};
-
-// A host's poller with all that came out of it.
-struct Side {
-  Poller* poller = nullptr;
-  std::vector<Completion> completions;
-  std::vector<SeenEvent> events;
-  std::vector<std::unique_ptr<Incoming>> incoming;
-
-  void Poll() {
-    std::array<Completion, 8> batch;
-    const std::size_t count = poller->PollCompletions(batch);
-    completions.insert(completions.end(), batch.begin(), batch.begin() + count);
-    std::array<CmEvent, 4> some;
-    const std::size_t event_count = poller->PollEvents(some);
-    for (std::size_t i = 0; i < event_count; ++i) {
-      events.push_back({some[i].kind, some[i].context, some[i].connection,
-                        Text(some[i].private_data), some[i].error});
-      if (some[i].incoming) incoming.push_back(std::move(some[i].incoming));
-    }
-  }
-  std::size_t Count(CmEvent::Kind kind) const {
-    return static_cast<std::size_t>(
-        std::count_if(events.begin(), events.end(), [&](const auto& e) { return e.kind == kind; }));
-  }
-  const SeenEvent* Find(CmEvent::Kind kind) const {
-    for (const SeenEvent& event : events) {
-      if (event.kind == kind) return &event;
-    }
-    return nullptr;
-  }
-  std::vector<Completion> Of(Cookie cookie) const {
-    std::vector<Completion> found;
-    for (const Completion& c : completions) {
-      if (c.cookie == cookie) found.push_back(c);
-    }
-    return found;
-  }
-  WcStatus StatusOf(Cookie cookie) const {
-    const auto found = Of(cookie);
-    EXPECT_EQ(found.size(), 1u) << "completions of cookie " << cookie;
-    return found.empty() ? WcStatus::kLocalFault : found.front().status;
-  }
-};
-
 class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
  protected:
   void SetUp() override {
@@ -105,6 +51,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
     for (auto& end : ends_) end.reset();
     listener_.reset();
     for (auto* side : {&sides_[0], &sides_[1], &lanes_[0], &lanes_[1]}) side->incoming.clear();
+    window_.reset();
     for (auto& region : regions_) region.reset();
     extra_regions_.clear();
     domain_.reset();
@@ -211,6 +158,42 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
     if (sge.length > 0) request.sges = {&sge, 1};
     end(host).PostReceive({&request, 1});
   }
+  // On bytes 4096 to 8191 of host 1's area; false: this fabric has none.
+  bool MakeWindow() {
+    auto region = fabric(1).Register(area(1).subspan(4096, 4096), Access::kWindows);
+    if (absl::IsUnimplemented(region.status())) return false;
+    EXPECT_TRUE(region.ok()) << region.status();
+    EXPECT_EQ((*region)->rkey(), 0u);
+    auto window = (*region)->CreateWindow();
+    EXPECT_TRUE(window.ok()) << window.status();
+    extra_regions_.push_back(*std::move(region));
+    window_ = *std::move(window);
+    return true;
+  }
+  SendRequest WindowRequest(Opcode opcode, Cookie cookie) {
+    SendRequest request;
+    request.cookie = cookie;
+    request.opcode = opcode;
+    request.window = window_.get();
+    return request;
+  }
+  std::uint32_t OpenWindow(Cookie cookie) {  // Host 1 does; the key.
+    const std::uint32_t rkey = window_->next_rkey();
+    const SendRequest request = WindowRequest(Opcode::kOpenWindow, cookie);
+    end(1).PostSend({&request, 1});
+    EXPECT_NE(window_->next_rkey(), rkey);
+    EXPECT_TRUE(Until([&] { return Done(1, cookie); }));
+    EXPECT_EQ(side(1).StatusOf(cookie), WcStatus::kOk);
+    return rkey;
+  }
+  // Host 0 writes 64 bytes into host 1's area; whether it was allowed.
+  bool WriteThrough(Cookie cookie, std::size_t offset, std::uint32_t rkey, int value) {
+    Fill(0, 0, 64, value);
+    Send(0, Opcode::kWrite, cookie, Piece(0, 0, 64),
+         {reinterpret_cast<std::uintptr_t>(area(1).data()) + offset, rkey});
+    EXPECT_TRUE(Until([&] { return Done(0, cookie); }));
+    return side(0).StatusOf(cookie) == WcStatus::kOk;
+  }
   bool Done(int host, Cookie cookie) { return !side(host).Of(cookie).empty(); }
   void ExpectFault(WcStatus status, WcStatus expected) {
     if (!world_->names_every_fault() && status == WcStatus::kFlushed) return;
@@ -229,6 +212,7 @@ class ConformanceTest : public testing::TestWithParam<ConformanceParam> {
   std::array<Arena, 2> arenas_;
   std::array<std::unique_ptr<Region>, 2> regions_;
   std::vector<std::unique_ptr<Region>> extra_regions_;
+  std::unique_ptr<Window> window_;
   std::array<std::unique_ptr<Connection>, 2> ends_;
   std::unique_ptr<Listener> listener_;
 };

@@ -19,6 +19,10 @@ const char* Name(Opcode opcode) {
       return "write";
     case Opcode::kWriteImm:
       return "write-imm";
+    case Opcode::kOpenWindow:
+      return "open-window";
+    case Opcode::kCloseWindow:
+      return "close-window";
     case Opcode::kReceive:
       return "receive";
     case Opcode::kReceiveWriteImm:

@@ -76,6 +76,10 @@ Message SimConnection::MakeMessage(const fabric::SendRequest& request) {
   message.request.sges = {};
   message.sges.assign(request.sges.begin(), request.sges.end());
   for (const fabric::Sge& sge : message.sges) message.length += sge.length;
+  if (request.window != nullptr) {
+    message.window_rkey = static_cast<SimWindow*>(request.window)
+                              ->Post(request.opcode == fabric::Opcode::kOpenWindow);
+  }
   if (message.length <= limits_.inline_size_max) {
     message.payload = GatherSges(message.sges);
     message.payload_taken = true;
@@ -184,7 +188,7 @@ fabric::Completion SimConnection::Junk(fabric::Cookie cookie, fabric::WcStatus s
   fabric::Completion completion;
   completion.cookie = cookie;
   completion.status = status;
-  completion.opcode = static_cast<fabric::Opcode>(noise % 7);
+  completion.opcode = static_cast<fabric::Opcode>(noise % 9);
   completion.has_imm = (noise & 0x100) != 0;
   completion.has_invalidate = (noise & 0x200) != 0;
   completion.imm = static_cast<std::uint32_t>(noise >> 32);

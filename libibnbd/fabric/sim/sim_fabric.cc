@@ -2,6 +2,7 @@
 #include "fabric/sim/sim_fabric.h"
 
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "fabric/sim/sim_network.h"
@@ -44,6 +45,24 @@ SimRegion::SimRegion(SimFabric& fabric, std::uint64_t domain, std::span<std::byt
 }
 SimRegion::~SimRegion() { fabric_.RemoveRegion(*this); }
 
+absl::StatusOr<std::unique_ptr<fabric::Window>> SimRegion::CreateWindow() {
+  CHECK(access_ == fabric::Access::kWindows);
+  return std::make_unique<SimWindow>(fabric_, *this);
+}
+
+SimWindow::SimWindow(SimFabric& fabric, const SimRegion& region)
+    : fabric_(fabric), region_(region), next_rkey_(fabric.network().NextKey()) {}
+
+SimWindow::~SimWindow() { TakeEffect(0); }
+
+std::uint32_t SimWindow::Post(bool open) {
+  return std::exchange(next_rkey_, fabric_.network().NextKey()) * (open ? 1 : 0);
+}
+
+void SimWindow::TakeEffect(std::uint32_t rkey) {
+  fabric_.SetWindowKey(*this, std::exchange(rkey_, rkey), rkey);
+}
+
 SimFabric::SimFabric(Network& network, Host& host) : network_(network), host_(host) {}
 
 SimFabric::~SimFabric() {
@@ -56,7 +75,8 @@ absl::StatusOr<std::unique_ptr<fabric::Region>> SimDomain::Register(std::span<st
   if (memory.empty()) return absl::InvalidArgumentError("register memory: sim: 0 bytes");
   Network& network = fabric_.network();
   const std::uint32_t lkey = network.NextKey();
-  const std::uint32_t rkey = access == fabric::Access::kLocal ? 0 : network.NextKey();
+  const bool has_rkey = access != fabric::Access::kLocal && access != fabric::Access::kWindows;
+  const std::uint32_t rkey = has_rkey ? network.NextKey() : 0;
   return std::make_unique<SimRegion>(fabric_, id_, memory, access, lkey, rkey);
 }
 
@@ -81,6 +101,11 @@ void SimFabric::RemoveRegion(SimRegion& region) {
   by_rkey_.erase(region.rkey());
 }
 
+void SimFabric::SetWindowKey(SimWindow& window, std::uint32_t old_rkey, std::uint32_t rkey) {
+  if (old_rkey != 0) windows_.erase(old_rkey);
+  if (rkey != 0) windows_[rkey] = &window;
+}
+
 bool SimFabric::CheckLocal(const fabric::Sge& sge, std::uint64_t domain) const {
   if (sge.length == 0) return true;
   const auto found = by_lkey_.find(sge.lkey);
@@ -93,9 +118,17 @@ bool SimFabric::CheckLocal(const fabric::Sge& sge, std::uint64_t domain) const {
 
 std::byte* SimFabric::CheckRemote(const fabric::RemoteAddress& remote, std::uint32_t length,
                                   std::uint64_t domain, std::uint64_t& offset) const {
-  const auto found = by_rkey_.find(remote.rkey);
-  if (dead_ || found == by_rkey_.end() || found->second->domain() != domain) return nullptr;
-  const std::span<std::byte> memory = found->second->memory();
+  if (dead_) return nullptr;
+  std::span<std::byte> memory;
+  if (const auto region = by_rkey_.find(remote.rkey); region != by_rkey_.end()) {
+    if (region->second->domain() != domain) return nullptr;
+    memory = region->second->memory();
+  } else if (const auto window = windows_.find(remote.rkey); window != windows_.end()) {
+    if (window->second->domain() != domain) return nullptr;
+    memory = window->second->memory();
+  } else {
+    return nullptr;
+  }
   const std::uint64_t base = reinterpret_cast<std::uintptr_t>(memory.data());
   if (remote.addr < base) return nullptr;
   offset = remote.addr - base;

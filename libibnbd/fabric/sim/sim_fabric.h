@@ -29,6 +29,7 @@ class SimRegion final : public fabric::Region {
   [[nodiscard]] std::uint32_t lkey() const override { return lkey_; }
   [[nodiscard]] std::uint32_t rkey() const override { return rkey_; }
   [[nodiscard]] std::span<std::byte> memory() const override { return memory_; }
+  absl::StatusOr<std::unique_ptr<fabric::Window>> CreateWindow() override;
   [[nodiscard]] fabric::Access access() const { return access_; }
   [[nodiscard]] std::uint64_t domain() const { return domain_; }
 
@@ -39,6 +40,24 @@ class SimRegion final : public fabric::Region {
   const fabric::Access access_;
   const std::uint32_t lkey_;
   const std::uint32_t rkey_;
+};
+
+class SimWindow final : public fabric::Window {  // F14.
+ public:
+  SimWindow(SimFabric& fabric, const SimRegion& region);
+  ~SimWindow() override;
+  [[nodiscard]] std::uint32_t next_rkey() const override { return next_rkey_; }
+  [[nodiscard]] std::uint64_t domain() const { return region_.domain(); }
+  [[nodiscard]] std::span<std::byte> memory() const { return region_.memory(); }
+  // A request for it is posted: which key it will give, or 0.  It takes effect later.
+  std::uint32_t Post(bool open);
+  void TakeEffect(std::uint32_t rkey);
+
+ private:
+  SimFabric& fabric_;
+  const SimRegion& region_;
+  std::uint32_t next_rkey_;
+  std::uint32_t rkey_ = 0;  // In effect.
 };
 
 class SimDomain final : public fabric::Domain {
@@ -82,6 +101,7 @@ class SimFabric final : public fabric::Fabric {
 
   void AddRegion(SimRegion& region);
   void RemoveRegion(SimRegion& region);
+  void SetWindowKey(SimWindow& window, std::uint32_t old_rkey, std::uint32_t rkey);
   void AddPoller() { ++poller_count_; }
   void RemovePoller() { --poller_count_; }
 
@@ -93,6 +113,7 @@ class SimFabric final : public fabric::Fabric {
   int poller_count_ = 0;
   std::map<std::uint32_t, SimRegion*> by_lkey_;
   std::map<std::uint32_t, SimRegion*> by_rkey_;  // Without the killed ones.
+  std::map<std::uint32_t, SimWindow*> windows_;  // The open ones, by rkey.
 };
 
 }  // namespace ibnbd::sim

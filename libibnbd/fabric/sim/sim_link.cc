@@ -172,6 +172,10 @@ bool Link::TakePayload(Side side, Message& message) {
 }
 
 Link::Verdict Link::Land(Side side, Message& message) {
+  if (message.request.window != nullptr) {  // It goes nowhere; the order is that of posting.
+    static_cast<SimWindow*>(message.request.window)->TakeEffect(message.window_rkey);
+    return {};
+  }
   if (!TakePayload(side, message)) return {WcStatus::kLocalFault};
   SimConnection& target = *end(Other(side));
   const Opcode opcode = message.request.opcode;

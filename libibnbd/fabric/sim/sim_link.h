@@ -35,6 +35,7 @@ struct Message {
   bool receive_missed = false;
   std::uint64_t checksum = 0;  // Of the source when it was posted.
   std::uint32_t length = 0;
+  std::uint32_t window_rkey = 0;  // kOpenWindow: the key it gives.
   std::int64_t arrival_ns = 0;
   std::int64_t ack_ns = 0;
 };

@@ -126,6 +126,10 @@ void Link::Sever(Side side) {
     Message& message = out.inflight[i];
     Stray stray;
     stray.whole = i < whole_count;
+    if (message.request.window != nullptr) {  // Local: its owner may be gone when strays land.
+      if (stray.whole) (void)Land(side, message);
+      continue;
+    }
     if (!TakePayload(side, message)) break;
     stray.byte_count = stray.whole
                            ? message.length

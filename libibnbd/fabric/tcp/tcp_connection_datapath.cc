@@ -35,6 +35,8 @@ FrameOpcode ToFrame(Opcode opcode) {
       return FrameOpcode::kWrite;
     case Opcode::kWriteImm:
       return FrameOpcode::kWriteImm;
+    case Opcode::kOpenWindow:
+    case Opcode::kCloseWindow:  // Nobody has a window of ours.
     case Opcode::kReceive:
     case Opcode::kReceiveWriteImm:
       break;

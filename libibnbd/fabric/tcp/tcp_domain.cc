@@ -37,6 +37,9 @@ class TcpRegion final : public fabric::Region {
 
 absl::StatusOr<std::unique_ptr<fabric::Region>> TcpDomain::Register(std::span<std::byte> memory,
                                                                     fabric::Access access) {
+  if (access == fabric::Access::kWindows) {
+    return absl::UnimplementedError("tcp: there are no memory windows: use rdma://");
+  }
   const std::uint32_t key = table_.Add(memory, access, id_);
   if (key == 0) {
     return absl::ResourceExhaustedError(absl::StrCat(

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "fabric/verbs/verbs_connection.h"
+#include "fabric/verbs/verbs_domain.h"
 
 namespace ibnbd::verbs {
 namespace {
@@ -48,12 +49,18 @@ void VerbsConnection::PostSendBatch(std::span<const fabric::SendRequest> request
     TranslateSend(requests[i], PackWrName(name), limits_.inline_size_max, &sges[sge_count],
                   &wrs[i]);
     sge_count += requests[i].sges.size();
+    if (auto* window = static_cast<VerbsWindow*>(requests[i].window)) {
+      window->Translate(requests[i].opcode == fabric::Opcode::kOpenWindow, &wrs[i]);
+    }
     wrs[i].next = i + 1 < requests.size() ? &wrs[i + 1] : nullptr;
     sends_.Push(requests[i].cookie);
   }
   ibv_send_wr* bad = nullptr;
   // What it refuses is in the ring, and flushed with the rest.
-  if (const int error = ibv_post_send(qp_, wrs.data(), &bad)) Break(-error);
+  if (const int error = ibv_post_send(qp_, wrs.data(), &bad)) return Break(-error);
+  for (const fabric::SendRequest& request : requests) {
+    if (request.window != nullptr) static_cast<VerbsWindow*>(request.window)->OnPosted();
+  }
 }
 
 void VerbsConnection::PostSend(std::span<const fabric::SendRequest> requests) {

@@ -19,8 +19,9 @@ class VerbsRegion final : public fabric::Region {
  public:
   VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access)
       : mr_(std::move(mr)), memory_(memory), lkey_(mr_->lkey) {
-    if (access != fabric::Access::kLocal) rkey_ = mr_->rkey;
+    if (access == fabric::Access::kRemoteWrite) rkey_ = mr_->rkey;
   }
+  absl::StatusOr<std::unique_ptr<fabric::Window>> CreateWindow() override;
   // The device is through with the memory when this returns: the verb waits for it.
   bool Revoke() override {
     mr_.reset();
@@ -36,6 +37,15 @@ class VerbsRegion final : public fabric::Region {
   const std::uint32_t lkey_;
   std::uint32_t rkey_ = 0;
 };
+
+absl::StatusOr<std::unique_ptr<fabric::Window>> VerbsRegion::CreateWindow() {
+  MwHandle mw(ibv_alloc_mw(mr_->pd, IBV_MW_TYPE_1));
+  if (mw == nullptr) {
+    const ibv_context* context = mr_->context;
+    return ErrnoStatus(errno, absl::StrCat("rdma: memory window on ", DeviceName(context)));
+  }
+  return std::make_unique<VerbsWindow>(std::move(mw), mr_.get());
+}
 
 absl::Status RegisterError(int error, std::size_t size, const ibv_context* context) {
   const std::string what =
@@ -54,6 +64,16 @@ absl::Status RegisterError(int error, std::size_t size, const ibv_context* conte
 
 std::string DeviceName(const ibv_context* context) { return ibv_get_device_name(context->device); }
 
+void VerbsWindow::Translate(bool open, ibv_send_wr* wr) const {
+  wr->bind_mw.mw = mw_.get();
+  wr->bind_mw.rkey = next_rkey();
+  wr->bind_mw.bind_info.mr = mr_;
+  wr->bind_mw.bind_info.mw_access_flags = IBV_ACCESS_REMOTE_WRITE;
+  if (!open) return;  // Of nothing: no key is left.
+  wr->bind_mw.bind_info.addr = reinterpret_cast<std::uintptr_t>(mr_->addr);
+  wr->bind_mw.bind_info.length = mr_->length;
+}
+
 absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(ibv_context* context) {
   PdHandle pd(ibv_alloc_pd(context));
   if (pd == nullptr) {
@@ -65,11 +85,11 @@ absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(ibv_context* co
 absl::StatusOr<std::unique_ptr<fabric::Region>> VerbsDomain::Register(std::span<std::byte> memory,
                                                                       fabric::Access access) {
   if (access == fabric::Access::kRemoteInvalidate) {
-    return absl::UnimplementedError("rdma: memory windows are not used yet");
+    return absl::UnimplementedError("rdma: a peer that may kill keys is not supported");
   }
-  const int flags = access == fabric::Access::kLocal
-                        ? IBV_ACCESS_LOCAL_WRITE
-                        : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+  int flags = IBV_ACCESS_LOCAL_WRITE;
+  if (access == fabric::Access::kRemoteWrite) flags |= IBV_ACCESS_REMOTE_WRITE;
+  if (access == fabric::Access::kWindows) flags |= IBV_ACCESS_MW_BIND;
   MrHandle mr(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), flags));
   if (mr == nullptr) return RegisterError(errno, memory.size(), context());
   return std::make_unique<VerbsRegion>(std::move(mr), memory, access);

@@ -13,6 +13,23 @@
 
 namespace ibnbd::verbs {
 
+// A memory window of type 1: its key holds on every queue pair of the domain, as RTRS needs (a
+// client uses a chunk through any of its connections); those of type 2 are tied to one.
+class VerbsWindow final : public fabric::Window {
+ public:
+  VerbsWindow(MwHandle mw, ibv_mr* mr) : mw_(std::move(mw)), mr_(mr) {}
+  [[nodiscard]] std::uint32_t next_rkey() const override { return ibv_inc_rkey(mw_->rkey); }
+  // Fills in what binds it, or unbinds it; its opcode is there already.
+  void Translate(bool open, ibv_send_wr* wr) const;
+  // What Translate() made has been posted.  The caller keeps the key: rxe takes it from here to
+  // name the window in the next request.
+  void OnPosted() { mw_->rkey = next_rkey(); }
+
+ private:
+  const MwHandle mw_;
+  ibv_mr* const mr_;
+};
+
 class VerbsDomain final : public fabric::Domain {
  public:
   // `context` is librdmacm's: open for as long as the process lives.

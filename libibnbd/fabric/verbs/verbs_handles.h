@@ -18,8 +18,13 @@ struct Destroyer {
   }
 };
 
+struct WindowDestroyer {  // Its verb has no linkage, which a template argument needs.
+  void operator()(ibv_mw* mw) const { (void)ibv_dealloc_mw(mw); }
+};
+
 using PdHandle = std::unique_ptr<ibv_pd, Destroyer<ibv_dealloc_pd>>;
 using MrHandle = std::unique_ptr<ibv_mr, Destroyer<ibv_dereg_mr>>;
+using MwHandle = std::unique_ptr<ibv_mw, WindowDestroyer>;
 using CqHandle = std::unique_ptr<ibv_cq, Destroyer<ibv_destroy_cq>>;
 using CompChannelHandle = std::unique_ptr<ibv_comp_channel, Destroyer<ibv_destroy_comp_channel>>;
 using CmIdHandle = std::unique_ptr<rdma_cm_id, Destroyer<rdma_destroy_id>>;

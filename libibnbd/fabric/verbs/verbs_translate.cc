@@ -30,6 +30,9 @@ ibv_wr_opcode OpcodeOf(Opcode opcode) {
       return IBV_WR_RDMA_WRITE;
     case Opcode::kWriteImm:
       return IBV_WR_RDMA_WRITE_WITH_IMM;
+    case Opcode::kOpenWindow:
+    case Opcode::kCloseWindow:
+      return IBV_WR_BIND_MW;
     case Opcode::kReceive:
     case Opcode::kReceiveWriteImm:
       break;
@@ -128,6 +131,9 @@ fabric::Completion TranslateSuccess(const ibv_wc& wc) {
     case IBV_WC_RECV_RDMA_WITH_IMM:
       completion.opcode = Opcode::kReceiveWriteImm;
       completion.has_imm = true;
+      break;
+    case IBV_WC_BIND_MW:
+      completion.opcode = Opcode::kOpenWindow;
       break;
     case IBV_WC_RDMA_WRITE:
       completion.opcode = Opcode::kWrite;
