@@ -172,6 +172,8 @@ void Reader::Setting(const toml::key& key, const toml::node& node, Settings& set
     settings.session_count_max = number32();
   } else if (name == "memory_max") {
     settings.memory_max = Number(node, name, std::numeric_limits<std::int64_t>::max());
+  } else if (name == "memory") {
+    settings.memory = String(node, name);
   } else if (name == "search_path") {
     settings.search_path = String(node, name);
   } else {

@@ -24,6 +24,7 @@ queue_depth = 64
 io_size = "256K"
 sessions_max = 9
 memory_max = "2G"
+memory = "huge"
 search_path = "/srv/%SESSNAME%"
 
 [export.vol0]
@@ -43,6 +44,7 @@ block_size = 4096
   EXPECT_EQ(settings->io_size, 256u << 10);
   EXPECT_EQ(settings->session_count_max, 9u);
   EXPECT_EQ(settings->memory_max, std::uint64_t{2} << 30);
+  EXPECT_EQ(settings->memory, "huge");
   EXPECT_EQ(settings->search_path, "/srv/%SESSNAME%");
   EXPECT_THAT(settings->exports,
               testing::UnorderedElementsAre(ExportSpec{.name = "vol0", .source = "/dev/sdb"},

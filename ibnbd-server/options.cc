@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/clock.h"
+#include "base/memory_provider.h"
 #include "ibnbd-server/size_text.h"
 
 namespace ibnbd {
@@ -71,6 +72,9 @@ void AddSettings(CLI::App& app, Settings& settings) {
   app.add_option("--sessions-max", settings.session_count_max, "Sessions at once [1024]")
       ->type_name("N");
   AddSize(app, "--memory-max", settings.memory_max, "Memory for the buffers of all sessions [4G]");
+  app.add_option("--memory", settings.memory,
+                 "Kind of that memory: " + std::string(kMemoryProviderNames) + " [pages]")
+      ->type_name("KIND");
 }
 
 int SignalFromName(const std::string& name) {

@@ -24,6 +24,7 @@ struct Settings {
   std::optional<std::uint32_t> io_size;
   std::optional<std::uint32_t> session_count_max;
   std::optional<std::uint64_t> memory_max;
+  std::optional<std::string> memory;  // Name of a MemoryProvider.
   std::optional<std::string> search_path;
   std::vector<ExportSpec> exports;
 };

@@ -163,6 +163,9 @@ TEST(Settings, RefusesWhatCannotBe) {
   settings.queue_depth = 1;
   EXPECT_THAT(MergeError(settings), HasSubstr("queue-depth 1"));
   settings.queue_depth = 8;
+  settings.memory = "gold";
+  EXPECT_THAT(MergeError(settings), HasSubstr("memory gold: expected pages, huge or memfd"));
+  settings.memory = "memfd";
   settings.search_path = "relative";
   EXPECT_THAT(MergeError(settings), HasSubstr("search path \"relative\""));
   settings.search_path = "/srv";

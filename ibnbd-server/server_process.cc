@@ -137,6 +137,7 @@ rnbd::ServerOptions ServerProcess::ServerOptionsFromSettings() const {
   options.io_size_max = settings_.io_size.value_or(options.io_size_max);
   options.sessions_max = settings_.session_count_max.value_or(options.sessions_max);
   options.chunk_memory_max = settings_.memory_max.value_or(options.chunk_memory_max);
+  if (settings_.memory) options.memory = FindMemoryProvider(*settings_.memory);
   options.instance_id = instance_id_;
   return options;
 }

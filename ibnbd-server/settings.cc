@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/memory_provider.h"
 #include "base/socket_address.h"
 #include "base/status_macros.h"
 #include "ibnbd-server/options.h"
@@ -28,6 +29,10 @@ absl::Status Validate(const Settings& settings) {
   if (settings.io_size && *settings.io_size % 4096 != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("io-size ", *settings.io_size, ": expected a multiple of 4096"));
+  }
+  if (settings.memory && FindMemoryProvider(*settings.memory) == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory ", *settings.memory, ": expected ", kMemoryProviderNames));
   }
   for (const std::string& text : settings.listen) {
     const absl::StatusOr<Uri> uri = ParseUri(text);
@@ -61,6 +66,7 @@ absl::StatusOr<Settings> MergeSettings(const Settings& command_line, const Setti
   take(merged.io_size, config.io_size);
   take(merged.session_count_max, config.session_count_max);
   take(merged.memory_max, config.memory_max);
+  take(merged.memory, config.memory);
   take(merged.search_path, config.search_path);
   merged.exports.insert(merged.exports.end(), config.exports.begin(), config.exports.end());
   RETURN_IF_ERROR(Validate(merged));
@@ -78,6 +84,7 @@ std::vector<std::string> ChangedSettings(const Settings& before, const Settings&
   compare("io_size", before.io_size, after.io_size);
   compare("sessions_max", before.session_count_max, after.session_count_max);
   compare("memory_max", before.memory_max, after.memory_max);
+  compare("memory", before.memory, after.memory);
   compare("search_path", before.search_path, after.search_path);
   return names;
 }

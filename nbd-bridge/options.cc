@@ -20,7 +20,7 @@ constexpr std::uint32_t kThreadsMax = 64;  // As many queues as a session may ha
 
 struct RawOptions {
   std::vector<std::string> sockets, listen, volumes;
-  std::string on_loss = "hold", connection_memory = "32M", session_name;
+  std::string on_loss = "hold", connection_memory = "32M", session_name, memory;
   bool read_only = false, wait = false;
   std::uint32_t threads = 1;
   int connections_max = 256;
@@ -46,6 +46,10 @@ void Declare(CLI::App& app, RawOptions& raw) {
       ->type_name("POLICY")
       ->capture_default_str();
   app.add_flag("-w,--wait", raw.wait, "Wait for servers that are not there yet");
+  app.add_option("--memory", raw.memory,
+                 "What buffers are made of: pages, huge (huge pages as far as there are some) or "
+                 "memfd [pages]")
+      ->check(CLI::IsMember({"pages", "huge", "memfd"}));
   app.add_option("--session-name", raw.session_name,
                  "Name to give the servers, which may have a directory for it")
       ->type_name("NAME");
@@ -90,6 +94,7 @@ absl::StatusOr<ProgramOptions> Check(const RawOptions& raw) {
   bridge.volumes.read_only = raw.read_only;
   bridge.volumes.wait_for_servers = raw.wait;
   bridge.volumes.session_name = raw.session_name;
+  bridge.volumes.memory = raw.memory;
   bridge.thread_count = raw.threads;
   bridge.connections_max = raw.connections_max;
   bridge.handshake_timeout_ms = static_cast<std::uint32_t>(raw.handshake_timeout * 1000);

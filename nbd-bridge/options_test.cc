@@ -47,6 +47,12 @@ TEST(OptionsTest, VolumesThatAreNoneAreRefused) {
   EXPECT_FALSE(Parse({"--socket", "/run/s"}).ok());
 }
 
+TEST(OptionsTest, BuffersAreMadeOfWhatIsAskedFor) {
+  EXPECT_EQ(Parse({"tcp://h/v"})->bridge.volumes.memory, "");
+  EXPECT_EQ(Parse({"--memory", "huge", "tcp://h/v"})->bridge.volumes.memory, "huge");
+  EXPECT_FALSE(Parse({"--memory", "hug", "tcp://h/v"}).ok());
+}
+
 TEST(OptionsTest, TheSessionHasANameOnlyIfOneIsGiven) {
   EXPECT_EQ(Parse({"tcp://h/v"})->bridge.volumes.session_name, "");
   EXPECT_EQ(Parse({"--session-name", "web", "tcp://h/v"})->bridge.volumes.session_name, "web");

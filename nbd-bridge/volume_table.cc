@@ -97,6 +97,7 @@ absl::StatusOr<std::size_t> VolumeTable::SessionFor(const Uri& uri) {
   }
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   if (!options_.session_name.empty()) options.name = options_.session_name.c_str();
+  if (!options_.memory.empty()) options.memory = options_.memory.c_str();
   options.queue_count = options_.queue_count;
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;

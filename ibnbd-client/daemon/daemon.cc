@@ -81,7 +81,7 @@ absl::Status RunDaemon(const DaemonOptions& options) {
   ASSIGN_OR_RETURN(const std::vector<DeviceRecord> records, ReadState(state_path));
   ProtectFromMemoryPressure();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
-  SessionTable sessions(*loops, options.session_name);
+  SessionTable sessions(*loops, options.session_name, options.memory);
   DeviceTable table(*loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
                     [&state_path](const std::vector<DeviceRecord>& now) {
                       return ReplaceFile(state_path, FormatRecords(now));
@@ -109,7 +109,7 @@ absl::Status RunForeground(const MapRequest& request, const DaemonOptions& optio
   const sigset_t signals = BlockEndSignals();
   ProtectFromMemoryPressure();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
-  SessionTable sessions(*loops, options.session_name);
+  SessionTable sessions(*loops, options.session_name, options.memory);
   const DeviceNames names(options.runtime_directory + "/devices");
   ASSIGN_OR_RETURN(const std::unique_ptr<MappedVolume> volume,
                    MappedVolume::Map(*loops, sessions, request));

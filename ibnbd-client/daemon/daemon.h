@@ -18,6 +18,7 @@ struct DaemonOptions {
   std::string group;                             // Who else may use it; "": nobody.
   std::uint32_t loop_count = 0;                  // 0: DeviceLoops' default.
   std::string session_name;
+  std::string memory;  // Of the devices' buffers: as ibnbd_session_options has it, or "".
 };
 
 // Until SIGTERM or SIGINT.

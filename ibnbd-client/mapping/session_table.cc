@@ -25,8 +25,8 @@ std::string ServerOf(Uri uri) {
 
 }  // namespace
 
-SessionTable::SessionTable(DeviceLoops& loops, std::string name)
-    : loops_(loops), name_(std::move(name)) {}
+SessionTable::SessionTable(DeviceLoops& loops, std::string name, std::string memory)
+    : loops_(loops), name_(std::move(name)), memory_(std::move(memory)) {}
 
 SessionTable::~SessionTable() {
   for (const auto& [key, entry] : entries_) {
@@ -64,6 +64,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
   options.queue_count = loops_.count();
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;  // All IO is on registered memory.
+  if (!memory_.empty()) options.memory = memory_.c_str();
   options.connect_timeout_ms = timeout_ms;
   if (retry) options.flags |= IBNBD_SESSION_RETRY;
   ibnbd_session* session = nullptr;

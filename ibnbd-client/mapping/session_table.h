@@ -22,8 +22,9 @@ namespace ibnbd::client {
 
 class SessionTable {
  public:
-  // `name` "": the library makes one up.  `loops` outlives the table.
-  SessionTable(DeviceLoops& loops, std::string name);
+  // `name` "": the library makes one up; `memory`: as ibnbd_session_options has it, or "".  `loops`
+  // outlives the table.
+  SessionTable(DeviceLoops& loops, std::string name, std::string memory);
   ~SessionTable();  // Requires: all were released, or CloseAll().
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
@@ -50,6 +51,7 @@ class SessionTable {
 
   DeviceLoops& loops_;
   const std::string name_;
+  const std::string memory_;
   absl::Mutex mutex_;
   // By server and name.
   std::map<std::pair<std::string, std::string>, std::shared_ptr<Entry>> entries_

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// One page-aligned anonymous mapping, carved once and returned whole: chunks, header slots, bounce
-// buffers.  The provider seam of memory (ordinary pages now; huge pages and memfd come behind the
-// same class).
+// One mapping of a memory provider, carved once and returned whole: chunks, header slots, bounce
+// buffers.
 #pragma once
 
 #include <cstddef>
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "base/memory_provider.h"
 
 namespace ibnbd {
 
@@ -22,13 +22,15 @@ class Arena {
 
   // Maps `byte_count` bytes, zeroed, rounded up to whole pages.  Memory is committed on first
   // touch.
-  static absl::StatusOr<Arena> Create(std::size_t byte_count);
+  static absl::StatusOr<Arena> Create(std::size_t byte_count,
+                                      const MemoryProvider& provider = OrdinaryPages());
 
-  [[nodiscard]] std::span<std::byte> bytes() const { return {base_, size_}; }
+  [[nodiscard]] std::span<std::byte> bytes() const { return memory_.bytes; }
+  [[nodiscard]] int fd() const { return memory_.fd; }  // See ProvidedMemory.
 
  private:
-  std::byte* base_ = nullptr;
-  std::size_t size_ = 0;
+  const MemoryProvider* provider_ = nullptr;  // Null: empty.
+  ProvidedMemory memory_;
 };
 
 }  // namespace ibnbd

@@ -13,10 +13,11 @@ BouncePool::~BouncePool() {
   }
 }
 
-absl::Status BouncePool::Create(fabric::Fabric& fabric, std::size_t byte_count) {
+absl::Status BouncePool::Create(fabric::Fabric& fabric, std::size_t byte_count,
+                                const MemoryProvider& provider) {
   if (byte_count == 0) return absl::OkStatus();
   const std::size_t piece_count = (byte_count + kPieceSize - 1) / kPieceSize;
-  ASSIGN_OR_RETURN(arena_, Arena::Create(piece_count * kPieceSize));
+  ASSIGN_OR_RETURN(arena_, Arena::Create(piece_count * kPieceSize, provider));
   ASSIGN_OR_RETURN(region_, fabric.Register(arena_.bytes(), fabric::Access::kRemoteWrite));
   pieces_ = std::make_unique<Piece[]>(piece_count);
   piece_count_ = static_cast<std::uint32_t>(piece_count);  // Not before there are any.

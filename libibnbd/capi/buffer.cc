@@ -70,7 +70,7 @@ int ibnbd_buffer_alloc(ibnbd_session* session, size_t size, ibnbd_buffer** out) 
   *out = nullptr;
   if (const int error = CheckSession(kCall, session)) return error;
   if (size == 0) return Fail(-EINVAL, "%s: the size is 0", kCall);
-  auto arena = ibnbd::Arena::Create(size);
+  auto arena = ibnbd::Arena::Create(size, *session->memory);
   if (!arena.ok()) return Fail(kCall, arena.status());
   auto buffer = std::make_unique<ibnbd_buffer>();
   buffer->arena = *std::move(arena);
@@ -99,6 +99,15 @@ void* ibnbd_buffer_data(const ibnbd_buffer* buffer) {
 
 size_t ibnbd_buffer_size(const ibnbd_buffer* buffer) {
   return buffer == nullptr ? 0 : buffer->size;
+}
+
+int ibnbd_buffer_fd(const ibnbd_buffer* buffer) {
+  if (buffer == nullptr) return Fail(-EINVAL, "ibnbd_buffer_fd: NULL");
+  if (buffer->arena.fd() < 0) {
+    return Fail(-ENOTSUP,
+                "ibnbd_buffer_fd: the buffer is no memfd: open the session with memory \"memfd\"");
+  }
+  return buffer->arena.fd();
 }
 
 void ibnbd_buffer_free(ibnbd_buffer* buffer) {

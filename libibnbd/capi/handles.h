@@ -102,6 +102,7 @@ struct ibnbd_queue final : public ibnbd::ReactorSource {
 struct ibnbd_session {
   std::string name;
   std::string uri;  // "tcp://host:port", for texts.
+  const ibnbd::MemoryProvider* memory = &ibnbd::OrdinaryPages();
   ibnbd::MonotonicClock clock;
   std::unique_ptr<ibnbd::fabric::Fabric> fabric;
   std::unique_ptr<ibnbd::Reactor> control;

@@ -51,6 +51,10 @@ absl::Status CheckOptions(const ibnbd_session_options& options) {
         absl::StrCat("unknown flags 0x", absl::Hex(options.flags & ~kFlagsKnown)));
   }
   if (options.io_depth_max == 0) return absl::InvalidArgumentError("io_depth_max is 0");
+  if (options.memory != nullptr && FindMemoryProvider(options.memory) == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory \"", options.memory, "\": expected ", kMemoryProviderNames));
+  }
   if (options.name == nullptr) return absl::OkStatus();
   const absl::string_view name = options.name;
   if (name.empty() || name.size() > kNameSizeMax ||
@@ -75,7 +79,8 @@ absl::StatusOr<std::unique_ptr<ibnbd_queue>> CreateQueue(ibnbd_session& session,
   queue->reactor->AddSource(*queue);
   // From here on the queue must be taken down by TearDownQueue(); nothing below returns early but
   // for the lack of memory.
-  if (absl::Status status = queue->bounce.Create(*session.fabric, options.bounce_bytes);
+  if (absl::Status status =
+          queue->bounce.Create(*session.fabric, options.bounce_bytes, *session.memory);
       !status.ok()) {
     queue->reactor->RemoveSource(*queue);
     queue->port.reset();
@@ -167,6 +172,7 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(Uri uri, ParseUri(uri_text));
   auto session = std::make_unique<ibnbd_session>();
+  if (options.memory != nullptr) session->memory = FindMemoryProvider(options.memory);
   session->name = options.name != nullptr ? options.name : MakeSessionName();
   uri.export_name.clear();
   session->uri = uri.ToString();

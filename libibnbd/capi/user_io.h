@@ -54,7 +54,8 @@ class BouncePool {
   ~BouncePool();  // Requires: nothing outstanding.
 
   // `byte_count` is rounded up to whole pieces; 0: no pool.
-  absl::Status Create(fabric::Fabric& fabric, std::size_t byte_count);
+  absl::Status Create(fabric::Fabric& fabric, std::size_t byte_count,
+                      const MemoryProvider& provider);
   [[nodiscard]] bool exists() const { return pieces_ != nullptr; }
 
   // Carries `io` through pieces; 0, or the error of the first piece, and then nothing happened.

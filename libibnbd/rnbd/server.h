@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/memory_provider.h"
 #include "base/socket_address.h"
 #include "rnbd/block_backend.h"
 #include "rtrs/port.h"
@@ -49,6 +50,7 @@ struct ServerOptions {
   std::uint32_t devices_per_session_max = 1024;
   std::uint64_t chunk_memory_max = std::uint64_t{4}
                                    << 30;  // Over all sessions; more are refused (ENOMEM).
+  const MemoryProvider* memory = &OrdinaryPages();  // Of the chunks.
   std::uint32_t handshakes_max = 256;      // Clients between their first connect and INFO_REQ.
   std::uint32_t handshake_connections_max = 512;  // Theirs; at least connections_per_session_max.
   std::int64_t handshake_timeout_ns = 30 * kNsPerSecond;  // From the first connect to INFO_REQ.

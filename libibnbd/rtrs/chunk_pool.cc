@@ -16,12 +16,13 @@ ChunkPool::ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count, C
       ring_buffers_(reactor_count) {}
 
 absl::StatusOr<std::unique_ptr<ChunkPool>> ChunkPool::Create(const ChunkGeometry& geometry,
+                                                             const MemoryProvider& provider,
                                                              fabric::Domain& domain,
                                                              std::size_t reactor_count,
                                                              ServerPathService& service,
                                                              ChunkFence& fence) {
   std::unique_ptr<ChunkPool> pool(new ChunkPool(geometry, reactor_count, fence));
-  ASSIGN_OR_RETURN(pool->arena_, Arena::Create(geometry.byte_count()));
+  ASSIGN_OR_RETURN(pool->arena_, Arena::Create(geometry.byte_count(), provider));
   pool->memory_ = pool->arena_.bytes().first(geometry.byte_count());
   ASSIGN_OR_RETURN(pool->region_, domain.Register(pool->memory_, fabric::Access::kRemoteWrite));
   pool->lkey_ = pool->region_->lkey();

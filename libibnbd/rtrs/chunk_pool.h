@@ -34,6 +34,7 @@ struct ChunkGeometry {
 class ChunkPool {
  public:
   static absl::StatusOr<std::unique_ptr<ChunkPool>> Create(const ChunkGeometry& geometry,
+                                                           const MemoryProvider& provider,
                                                            fabric::Domain& domain,
                                                            std::size_t reactor_count,
                                                            ServerPathService& service,

@@ -136,8 +136,8 @@ absl::Status ServerPath::OpenChunks() {
   info.peer_is_ibnbd = request_.minor() >= proto::kRtrsMinorIbnbd;
   info.peer = peer_;
   service_ = owner_.SessionServiceOf(*this).OpenPath(info);
-  ASSIGN_OR_RETURN(pool_, ChunkPool::Create(options_.geometry, *domain_, ports_.size(), *service_,
-                                            owner_.FenceOf(*this)));
+  ASSIGN_OR_RETURN(pool_, ChunkPool::Create(options_.geometry, *options_.memory, *domain_,
+                                            ports_.size(), *service_, owner_.FenceOf(*this)));
   return absl::OkStatus();
 }
 

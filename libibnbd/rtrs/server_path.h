@@ -47,6 +47,7 @@ class ServerPathOwner {
 
 struct ServerPathOptions {
   ChunkGeometry geometry;
+  const MemoryProvider* memory = &OrdinaryPages();  // Of the chunks.
   std::int64_t handshake_timeout_ns = 0;
   std::int64_t heartbeat_interval_ns = 0;
   std::uint32_t heartbeat_missed_max = 0;

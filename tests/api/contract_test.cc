@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <ibnbd/ibnbd.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -101,6 +102,43 @@ class ContractTest : public testing::Test {
   int done_count_ = 0;
   int last_result_ = 0;
 };
+
+// Memory of each kind carries data; that of a memfd is another process's, too.
+TEST(Memory, OfEveryKindCarriesData) {
+  for (const char* kind : {"pages", "huge", "memfd"}) {
+    ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+    options.memory = kind;
+    ibnbd_session* session = nullptr;
+    ASSERT_EQ(ibnbd_session_open(Server().uri().c_str(), &options, &session), 0)
+        << ibnbd_error_message();
+    ibnbd_device* device = nullptr;
+    ASSERT_EQ(ibnbd_device_open(session, "mem", nullptr, &device), 0) << ibnbd_error_message();
+    ibnbd_buffer* buffer = nullptr;
+    ASSERT_EQ(ibnbd_buffer_alloc(session, 3u << 20, &buffer), 0) << ibnbd_error_message();
+    auto* data = static_cast<char*>(ibnbd_buffer_data(buffer));
+    if (std::strcmp(kind, "memfd") == 0) {
+      ASSERT_EQ(pwrite(ibnbd_buffer_fd(buffer), kind, 5, 4096), 5);
+    } else {
+      EXPECT_REFUSED(ibnbd_buffer_fd(buffer), -ENOTSUP, "memfd");
+      std::memcpy(data + 4096, kind, 5);
+    }
+    EXPECT_EQ(ibnbd_pwrite(ibnbd_session_queue(session, 0), device, data + 4096, 4096, 8192, 0), 0)
+        << ibnbd_error_message();
+    char back[4096] = {};
+    EXPECT_EQ(ibnbd_pread(ibnbd_session_queue(session, 0), device, back, sizeof back, 8192), 0)
+        << ibnbd_error_message();
+    EXPECT_EQ(std::memcmp(back, kind, 5), 0) << kind;
+    EXPECT_EQ(ibnbd_session_close(session, 5000), 0);
+  }
+}
+
+TEST(Memory, OfAnUnknownKindIsRefused) {
+  ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+  options.memory = "gold";
+  ibnbd_session* session = nullptr;
+  EXPECT_REFUSED(ibnbd_session_open(Server().uri().c_str(), &options, &session), -EINVAL,
+                 "memory \"gold\": expected pages, huge or memfd");
+}
 
 TEST_F(ContractTest, WhatIsWrittenIsReadBack) {
   for (std::size_t i = 0; i < kBufferSize; ++i) data()[i] = static_cast<char>(i * 131 + i / 4096);

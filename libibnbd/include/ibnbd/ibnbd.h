@@ -67,7 +67,9 @@ struct ibnbd_session_options {
   uint32_t heartbeat_ms;       /* 0: 5000, what the kernel uses. */
   uint32_t io_depth_max;       /* IOs accepted per queue at once. */
   uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
-  uint64_t reserved[4];
+  const char *memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
+                       * pages as far as there are some), "memfd" (a file without a name). */
+  uint64_t reserved[3];
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
@@ -76,7 +78,10 @@ struct ibnbd_session_options {
 #define IBNBD_SESSION_ONE_THREAD 2u
 #define IBNBD_SESSION_OPTIONS_INIT                                                             \
   {                                                                                            \
-    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, { 0, 0, 0, 0 } \
+    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL,          \
+    {                                                                                          \
+      0, 0, 0                                                                                  \
+    }                                                                                          \
   }
 
 /* `uri` is tcp://host[:port] or rdma://host[:port]; an export name in it is ignored. NULL options:
@@ -182,6 +187,9 @@ int ibnbd_buffer_alloc(ibnbd_session *session, size_t size, ibnbd_buffer **out);
 int ibnbd_buffer_register(ibnbd_session *session, void *memory, size_t size, ibnbd_buffer **out);
 void *ibnbd_buffer_data(const ibnbd_buffer *buffer);
 size_t ibnbd_buffer_size(const ibnbd_buffer *buffer);
+/* Memory "memfd": the file that an allocated buffer is the beginning of, for other processes to
+ * map; the buffer's, do not close it.  -ENOTSUP: of other memory. */
+int ibnbd_buffer_fd(const ibnbd_buffer *buffer);
 /* Requires: no IO outstanding on it.  Frees what ibnbd_buffer_alloc() allocated. */
 void ibnbd_buffer_free(ibnbd_buffer *buffer);
 
