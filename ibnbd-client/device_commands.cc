@@ -209,9 +209,10 @@ void AddDaemonOptions(CLI::App& daemon, DaemonOptions& options) {
       .add_option("--loops", options.loop_count,
                   "Threads for IO, and queues per session (default: CPUs, at most 4)")
       ->check(CLI::Range(1, 64));
-  daemon.add_option("--memory", options.memory,
-                    "What buffers are made of: pages, huge (huge pages as far as there are some) "
-                    "or memfd (default: pages)")
+  daemon
+      .add_option("--memory", options.memory,
+                  "What buffers are made of: pages, huge (huge pages as far as there are some) "
+                  "or memfd (default: pages)")
       ->check(CLI::IsMember({"pages", "huge", "memfd"}));
   daemon.add_option("--session-name", options.session_name,
                     "Name to give servers, which may have a directory for it");

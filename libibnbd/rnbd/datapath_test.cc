@@ -120,7 +120,10 @@ class DatapathTest : public ::testing::Test {
       reactors_.push_back(*Reactor::Create(clock_, {}));
       ports_.push_back(*rtrs::Port::Create(*reactors_.back(), *fabric_));
     }
-    server_ = *Server::Create({ports_[0].get(), ports_[1].get()}, {}, exports_);
+    // Heartbeats are mail, which locks: none is due however slow the machine is.
+    ServerOptions server_options;
+    server_options.heartbeat_interval_ns = 3600 * kNsPerSecond;
+    server_ = *Server::Create({ports_[0].get(), ports_[1].get()}, server_options, exports_);
     const auto address = server_->Listen(*ResolveAddress("127.0.0.1", 0));
     ASSERT_TRUE(address.ok()) << address.status();
     memory_ = *Arena::Create(kDiskSize);
@@ -129,6 +132,7 @@ class DatapathTest : public ::testing::Test {
     options.session.name = "client";
     options.session.server = *address;
     options.session.seed = 7;
+    options.session.heartbeat_interval_ns = server_options.heartbeat_interval_ns;
     rtrs::Port* lane = ports_[3].get();
     client_ = *Client::Create(options, *ports_[2], {&lane, 1});
     absl::Status status = absl::UnknownError("no answer");
