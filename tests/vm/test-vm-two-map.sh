@@ -45,11 +45,13 @@ written() { [ "$(awk '{ print $7 }' "/sys/block/${1##*/}/stat")" -gt "$2" ]; }
 until_true 30 written "$ublk" 20000 && until_true 30 written "$nbd" 20000 || fail "the writers do not write"
 wire down || fail "the cable cannot be pulled"
 sleep 20 # The outage itself.
+grep -q "rxe0: port 1 is down" "$work/daemon.log" || fail "the daemon does not say that the port is down"
 [ "$(jobs -rp | grep -cFx -f <(printf '%s\n' "${writers[@]}"))" -eq 2 ] || fail "a writer has ended while the cable was out"
 wire up || fail "the cable cannot be plugged"
 for writer in "${writers[@]}"; do
   wait "$writer" || fail "a writer saw an error, or other data: $(tail -n 3 "$work"/cut-*.log)"
 done
+until_true 10 grep -q "rxe0: port 1 is up" "$work/daemon.log" || fail "the daemon does not say that the port is up"
 for device in "$ublk" "$nbd"; do
   ! dmesg | grep -E "I/O error.*${device##*/}|Remounting filesystem read-only|log I/O error" || fail "the kernel saw errors of $device"
 done

@@ -3,7 +3,7 @@
 //
 // A fabric that connects has a common domain, on the device through which its peer is reached; one
 // that listens has none, and makes a domain for each request, on the device that it came in on.
-// Port-down and the like are not acted upon: heartbeats and retries notice what they break.
+// Port-down and the like are logged: heartbeats and retries notice what they break.
 #pragma once
 
 #include <memory>

@@ -16,6 +16,7 @@
 #include "base/status_macros.h"
 #include "fabric/verbs/verbs_cm.h"
 #include "fabric/verbs/verbs_connection.h"
+#include "fabric/verbs/verbs_device_events.h"
 #include "fabric/verbs/verbs_domain.h"
 #include "fabric/verbs/verbs_fabric.h"
 #include "fabric/verbs/verbs_translate.h"
@@ -64,12 +65,14 @@ VerbsPoller::~VerbsPoller() {
   events_.clear();  // Connection requests that nobody asked for are rejected.
   IoRing& ring = *reactor_.ring();
   const auto armed = [this] {
-    return cm_watch_.armed || std::any_of(queues_.begin(), queues_.end(),
-                                          [](const auto& queue) { return queue->watch.armed; });
+    return cm_watch_.armed || std::any_of(queues_.begin(), queues_.end(), [](const auto& queue) {
+             return queue->watch.armed || queue->device_watch.armed;
+           });
   };
   if (cm_watch_.armed) ring.Cancel(cm_watch_);
   for (const auto& queue : queues_) {
     if (queue->watch.armed) ring.Cancel(queue->watch);
+    if (queue->device_watch.armed) ring.Cancel(queue->device_watch);
   }
   while (armed()) {
     if (ring.Dispatch(64) == 0) ring.SubmitAndWait(kNsPerMs);
@@ -109,6 +112,9 @@ absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::QueueOf(ibv_context* cont
   queue->channel.reset(ibv_create_comp_channel(context));
   if (queue->channel == nullptr || !SetNonBlocking(queue->channel->fd)) {
     return ErrnoStatus(errno, absl::StrCat("rdma: completion channel of ", DeviceName(context)));
+  }
+  if (!WatchDeviceEvents(context)) {
+    return ErrnoStatus(errno, absl::StrCat("rdma: events of ", DeviceName(context)));
   }
   queue->entries = kQueueEntriesMin;
   queue->cq.reset(
@@ -252,6 +258,11 @@ void VerbsPoller::PrepareToSleep() {
     }
     if (!queue->armed) queue->armed = ibv_req_notify_cq(queue->cq.get(), 0) == 0;
     queue->watch.Arm(ring, queue->channel->fd);
+    if (queue->device_watch.fired) {
+      queue->device_watch.fired = false;
+      ReadDeviceEvents(queue->cq->context);
+    }
+    queue->device_watch.Arm(ring, queue->cq->context->async_fd);
   }
 }
 

@@ -4,7 +4,8 @@
 //
 // Sleeping.  While the reactor is awake the completion queues are polled and nothing else; only
 // when it is about to sleep they are armed, and looked at once more.  The descriptors of the
-// completion channels and of the CM channel are watched by the reactor's ring.
+// completion channels, of the CM channel and of the devices' events are watched by the reactor's
+// ring.
 #pragma once
 
 #include <cstddef>
@@ -98,6 +99,7 @@ class VerbsPoller final : public fabric::Poller {
     std::uint32_t entries_used = 0;  // What connections may need at once.
     bool armed = false;              // The device will tell the channel of the next completion.
     Watch watch;
+    Watch device_watch;  // Of what the device says of itself.
   };
 
   VerbsPoller(VerbsFabric& fabric, Reactor& reactor) : fabric_(fabric), reactor_(reactor) {}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a device says of itself: a port that goes down or comes back, an address that changes, a
+// fault.  Nothing is done about it here: connections notice what breaks them (completions, the
+// connection manager, heartbeats); but who reads the log learns why.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <string>
+
+namespace ibnbd::verbs {
+
+// Makes the device's event descriptor (context->async_fd) one that can be watched.  Once or more.
+bool WatchDeviceEvents(ibv_context* context);
+// Reads and logs what there is.  Several reactors may share the descriptor: each event is read
+// once.
+void ReadDeviceEvents(ibv_context* context);
+// "" for events that say nothing to an operator.  `port_num` is that of port events.
+std::string DeviceEventText(const char* device, ibv_event_type type, int port_num);
+
+}  // namespace ibnbd::verbs
