@@ -28,7 +28,7 @@ PACKAGES_TEST="libgtest-dev libgmock-dev clang-format-14 python3-libnbd iproute2
   zlib1g-dev util-linux procps"
 # The lab (ci/vm) and what its tests use in the guest, which sees the host's programs.  bc and libelf1 are for
 # ci/vm/build-rnbd.
-PACKAGES_VM="bc libelf1 qemu-system-x86 busybox-static kmod cpio xz-utils rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest
+PACKAGES_VM="bc dmsetup libelf1 qemu-system-x86 busybox-static kmod cpio xz-utils rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest
   xfsprogs e2fsprogs nbd-client iputils-ping iproute2 procps fio udev"
 
 # install_packages NAME...: installs those that are missing; says what to do when it may not.

@@ -20,11 +20,17 @@ for i in 1 2 3 4 5 6 7 8; do
   exports+=(--export "many$i=$work/many$i.img")
 done
 memory_disk 0 64 4096 || fail "no disk of 4 KiB blocks"
-start_server --export "vol=$work/vol.img" --export "block4k=/dev/nullb0" --export "ro=$work/many1.img,ro" "${exports[@]}"
-start_daemon
+# Chunks and buffers on huge pages, and on ordinary ones once those are used up.
+echo 32 >/proc/sys/vm/nr_hugepages
+huge_pages() { awk '$1 == "HugePages_Free:" { print $2 }' /proc/meminfo; }
+huge_pages=$(huge_pages)
+[ "$huge_pages" -ge 10 ] || fail "no huge pages can be set aside"
+start_server --memory huge --export "vol=$work/vol.img" --export "block4k=/dev/nullb0" --export "ro=$work/many1.img,ro" "${exports[@]}"
+start_daemon --memory huge
 
 for kind in ublk nbd; do
   map "$uri/vol" --as "$kind"
+  [ "$(huge_pages)" -lt $((huge_pages - 8)) ] || fail "$(huge_pages) of $huge_pages huge pages are free"
   [ "$(blockdev --getsize64 "$node")" -eq $((1 << 30)) ] || fail "size: $(blockdev --getsize64 "$node")"
   expect_attribute "$node" logical_block_size 512
   expect_attribute "$node" write_cache "write back"
