@@ -113,6 +113,8 @@ std::vector<ReasonCase> ControlReasons() {
                        With(kOpenRsp, [](auto& m) { m.logical_block_size = le16(520); }))},
       {"close: too short", DecodeShort<Close>(DecodeClose)},
       {"close: bad type", Decode<Close>(DecodeClose, {.header = kOther})},
+      {"fence_path: too short", DecodeShort<FencePath>(DecodeFencePath)},
+      {"fence_path: bad type", Decode<FencePath>(DecodeFencePath, {.header = kOther})},
   };
 }
 

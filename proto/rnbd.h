@@ -34,6 +34,7 @@ enum class RnbdType : std::uint16_t {
   kClose = 5,
   kList = 64,  // From here on: only between peers that announce kRtrsMinorIbnbd.
   kListRsp = 65,
+  kFencePath = 66,  // kRtrsMinorFence.
 };
 
 enum class AccessMode : std::uint8_t { kReadOnly = 0, kReadWrite = 1, kMigration = 2 };
@@ -147,6 +148,17 @@ struct Close {
   le32 device_id{};
 };
 static_assert(kIsWireStruct<Close> && sizeof(Close) == 8 && offsetof(Close, device_id) == 4);
+
+// Extension: the client has given a path of its session up, and wants to know when nothing of it
+// can execute any more.
+struct FencePath {
+  RnbdHeader header = HeaderOf(RnbdType::kFencePath);
+  le16 recon_cnt{};  // ConnReq's, of the round that has ended.
+  std::array<std::uint8_t, 2> reserved{};
+  std::array<std::uint8_t, 16> sess_uuid{};  // ConnReq's: of the path.
+};
+static_assert(kIsWireStruct<FencePath> && sizeof(FencePath) == 24);
+static_assert(offsetof(FencePath, recon_cnt) == 4 && offsetof(FencePath, sess_uuid) == 8);
 
 // The type of a user message, to choose the decoder by; *out may be a number that RnbdType lacks.
 [[nodiscard]] inline const char* DecodeType(std::span<const std::byte> in, RnbdType* out) {

@@ -119,4 +119,10 @@ namespace internal {
   return nullptr;
 }
 
+[[nodiscard]] inline const char* DecodeFencePath(std::span<const std::byte> in, FencePath* out) {
+  if (!CopyOut(in, out)) return "fence_path: too short";
+  if (!internal::IsType(out->header, RnbdType::kFencePath)) return "fence_path: bad type";
+  return nullptr;
+}
+
 }  // namespace ibnbd::proto

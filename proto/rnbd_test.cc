@@ -196,5 +196,18 @@ TEST(Rnbd, ListRequestIsEightBytes) {
   EXPECT_EQ(type, RnbdType::kList);
 }
 
+TEST(Rnbd, FencePathMatchesItsBytes) {
+  FencePath fence{.recon_cnt = le16(0x0102)};
+  for (std::uint8_t i = 0; i < 16; ++i) fence.sess_uuid[i] = i;
+  Bytes expected{std::byte{66}, std::byte{0}, std::byte{0}, std::byte{0},
+                 std::byte{2},  std::byte{1}, std::byte{0}, std::byte{0}};
+  for (std::uint8_t i = 0; i < 16; ++i) expected.push_back(std::byte{i});
+  EXPECT_EQ(Bytes(AsBytes(fence).begin(), AsBytes(fence).end()), expected);
+  FencePath decoded;
+  ASSERT_STREQ(DecodeFencePath(expected, &decoded), nullptr);
+  EXPECT_EQ(decoded.recon_cnt.get(), 0x0102);
+  EXPECT_EQ(decoded.sess_uuid, fence.sess_uuid);
+}
+
 }  // namespace
 }  // namespace ibnbd::proto

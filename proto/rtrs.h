@@ -21,8 +21,10 @@ inline constexpr std::uint16_t kRtrsMagic = 0x1bbd;
 inline constexpr std::uint8_t kRtrsMajor = 2;        // A peer of another major version is refused.
 inline constexpr std::uint8_t kRtrsMinorKernel = 0;  // Nothing beyond what the Linux driver speaks.
 inline constexpr std::uint8_t kRtrsMinorIbnbd = 1;   // Our extensions (README.md, section 9).
+inline constexpr std::uint8_t kRtrsMinorFence = 2;   // And FENCE_PATH.
+inline constexpr std::uint8_t kRtrsMinor = kRtrsMinorFence;  // What we speak.
 inline constexpr std::uint16_t kRtrsVersionKernel = kRtrsMajor << 8 | kRtrsMinorKernel;
-inline constexpr std::uint16_t kRtrsVersion = kRtrsMajor << 8 | kRtrsMinorIbnbd;
+inline constexpr std::uint16_t kRtrsVersion = kRtrsMajor << 8 | kRtrsMinor;
 inline constexpr std::uint16_t kRtrsPort = 1234;
 
 inline constexpr std::uint32_t kServiceConQueueDepth = 512;

@@ -44,11 +44,11 @@ TEST(Rtrs, OurMinorVersionChangesOneByteOfTheConnReq) {
   request.paths_uuid = UuidOf(0x22);
   request.flags = kConnReqFirstConn;
   Bytes expected = Golden("conn_req_cid0");
-  expected[4] = std::byte{kRtrsMinorIbnbd};
+  expected[4] = std::byte{kRtrsMinor};
   EXPECT_EQ(ToBytes(AsBytes(request)), expected);
   ConnReq decoded;
   ASSERT_STREQ(DecodeConnReq(expected, &decoded), nullptr);
-  EXPECT_EQ(decoded.minor(), kRtrsMinorIbnbd);
+  EXPECT_EQ(decoded.minor(), kRtrsMinor);
 }
 
 TEST(Rtrs, PaddedPrivateDataIsAccepted) {

@@ -49,7 +49,7 @@ std::unique_ptr<ibnbd_buffer> TakeBuffer(ibnbd_session& session, const ibnbd_buf
 // ends that.  Bounded; inside a callback the queue cannot be driven, and nothing is waited for.
 void BreakUntilLanded(ibnbd_session& session, ibnbd_buffer& buffer) {
   session.control->Post([&session] {
-    session.client->session().ResetPath(
+    session.client->session().ResetPaths(
         absl::InternalError("the server writes to memory that no request of ours names"));
   });
   const std::int64_t deadline_ns = session.clock.NowNs() + kLandingNsMax;

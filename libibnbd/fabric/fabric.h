@@ -51,6 +51,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/status/status.h"
@@ -93,6 +94,8 @@ struct ConnectionOptions {
   Limits limits;
   std::uint64_t context = 0;                 // Comes back in every CmEvent of this connection.
   std::span<const ReceiveRequest> receives;  // Posted before the peer can send anything (F12).
+  // To connect from; the port is ignored.  None: as the routes say.
+  std::optional<SocketAddress> source = std::nullopt;
   Domain* domain = nullptr;  // F13.  Null: the fabric's common one.  Outlives the connection.
 };
 

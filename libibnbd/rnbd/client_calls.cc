@@ -15,7 +15,7 @@ class ControlCalls::Call final : public rtrs::ClientRequest {
  public:
   Call(ControlCalls& calls, std::span<std::byte> room)
       : room_(room), calls_(calls), timer_(calls.control_.reactor().timers(), [this] {
-          calls_.session_->ResetPath(
+          calls_.session_->ResetPaths(
               absl::DeadlineExceededError(absl::StrCat(queued_.what, ": no answer")));
         }) {}
 

@@ -100,7 +100,7 @@ void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
   proto::OpenRsp answer;
   const char* reason = proto::DecodeOpenRsp(reply, &answer);
   if (reason != nullptr) {
-    context_.session.ResetPath(absl::InternalError(absl::StrCat("open ", name_, ": ", reason)));
+    context_.session.ResetPaths(absl::InternalError(absl::StrCat("open ", name_, ": ", reason)));
     return;
   }
   if (gone_) return SendClose(answer.device_id.get(), [] {});
@@ -215,7 +215,7 @@ absl::StatusOr<std::uint64_t> DeviceImpl::TakeRefresh(int error, std::span<const
   const char* reason = proto::DecodeOpenRsp(reply, &answer);
   if (reason != nullptr) {
     const absl::Status status = absl::InternalError(absl::StrCat("open ", name_, ": ", reason));
-    context_.session.ResetPath(status);
+    context_.session.ResetPaths(status);
     return status;
   }
   if (gone_ || state_ != DeviceState::kOpen || !UsesServerDevice(answer.device_id.get())) {

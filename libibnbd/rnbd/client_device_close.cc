@@ -60,7 +60,7 @@ void DeviceImpl::OnCloseDeadline() {
   if (outstanding > 0) {
     SIM_MARK("client: close ran out of time");
     LOG_WARN(Name(), " closing: ", outstanding, " IOs do not finish in time: cancelled");
-    context_.session.ResetPath(
+    context_.session.ResetPaths(
         absl::DeadlineExceededError(absl::StrCat("close ", name_, ": IOs do not finish")));
     for (const auto& queue : queues_) {
       queue->lane().port().reactor().Post([queue = queue.get()] { queue->CancelAll(); });

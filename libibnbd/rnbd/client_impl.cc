@@ -51,9 +51,9 @@ void Client::Impl::OnSessInfo(int error, std::span<const std::byte> reply) {
   proto::SessInfo answer;
   const char* reason = error != 0 ? nullptr : proto::DecodeSessInfoRsp(reply, &answer);
   if (error != 0) {
-    return session_->ResetPath(ErrnoStatus(error, "SESS_INFO refused"));
+    return session_->ResetPaths(ErrnoStatus(error, "SESS_INFO refused"));
   }
-  if (reason != nullptr) return session_->ResetPath(absl::InternalError(reason));
+  if (reason != nullptr) return session_->ResetPaths(absl::InternalError(reason));
   server_instance_ = session_->limits().peer_is_ibnbd ? answer.instance_id : proto::InstanceId{};
   ready_ = true;
   if (on_ready_ != nullptr) std::exchange(on_ready_, nullptr)(absl::OkStatus());
@@ -183,7 +183,7 @@ void Client::Impl::OnListReply(std::uint32_t start_index, const std::shared_ptr<
   }
   if (reason != nullptr) {
     const absl::Status status = absl::InternalError(absl::StrCat("list: ", reason));
-    session_->ResetPath(status);
+    session_->ResetPaths(status);
     return list->done(status);
   }
   if (header.next_index.get() != 0) return RequestList(header.next_index.get(), list);

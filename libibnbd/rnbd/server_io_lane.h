@@ -40,10 +40,17 @@ struct alignas(64) ReactorCounters {
   }
 };
 
+// What the path that carries a message can do.
+struct ControlPeer {
+  bool is_ibnbd = false;               // Understands our extensions.
+  rtrs::PathFencer* fencer = nullptr;  // Null: it has not announced FENCE_PATH.
+};
+
 // Takes what is not an IO; connection 0 only, on the control thread.
 class ControlMessageHandler {
  public:
-  virtual void OnControlMessage(IoRequest& request, proto::RnbdType type, bool peer_is_ibnbd) = 0;
+  virtual void OnControlMessage(IoRequest& request, proto::RnbdType type,
+                                const ControlPeer& peer) = 0;
 
  protected:
   ~ControlMessageHandler() = default;
@@ -59,8 +66,8 @@ struct LaneDevice {
 class IoLane final : public rtrs::ServerLaneService {
  public:
   // `control` is null for all lanes but that of connection 0; it outlives the lane's requests.
-  IoLane(ReactorCounters& counters, ControlMessageHandler* control, bool peer_is_ibnbd)
-      : counters_(counters), control_(control), peer_is_ibnbd_(peer_is_ibnbd) {}
+  IoLane(ReactorCounters& counters, ControlMessageHandler* control, const ControlPeer& peer)
+      : counters_(counters), control_(control), peer_(peer) {}
 
   // Opens the device or changes what it may do.
   void Install(std::uint32_t device_id, const LaneDevice& device);
@@ -85,7 +92,7 @@ class IoLane final : public rtrs::ServerLaneService {
 
   ReactorCounters& counters_;
   ControlMessageHandler* const control_;
-  const bool peer_is_ibnbd_;
+  const ControlPeer peer_;
   std::vector<Slot> slots_;  // By device id.
 };
 

@@ -13,7 +13,7 @@ void IoLane::OnRequest(rtrs::ServerRequest& base) {
   if (proto::DecodeType(request.message(), &type) != nullptr) return request.Complete(-EINVAL);
   if (type != proto::RnbdType::kIo) [[unlikely]] {
     if (control_ == nullptr) return request.Complete(-EINVAL);
-    return control_->OnControlMessage(request, type, peer_is_ibnbd_);
+    return control_->OnControlMessage(request, type, peer_);
   }
   proto::Io message;
   const proto::IoCarrier carrier{

@@ -85,7 +85,8 @@ std::shared_ptr<IoPath> ServerSession::AddPath(const rtrs::ServerPathInfo& info)
   for (std::size_t cid = 0; cid < info.reactors.size(); ++cid) {
     const std::uint32_t reactor = info.reactors[cid];
     path->lanes.push_back(std::make_unique<IoLane>((*context_.counters)[reactor],
-                                                   cid == 0 ? this : nullptr, info.peer_is_ibnbd));
+                                                   cid == 0 ? this : nullptr,
+                                                   ControlPeer{info.peer_is_ibnbd, info.fencer}));
     for (const auto& [id, device] : devices_) {
       // Devices that are being opened were announced to the lanes of the day: a later path needs
       // to be told as well.

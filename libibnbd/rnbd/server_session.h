@@ -53,7 +53,7 @@ class ServerSession final : public ControlMessageHandler,
     return static_cast<std::uint32_t>(devices_.size());
   }
 
-  void OnControlMessage(IoRequest& request, proto::RnbdType type, bool peer_is_ibnbd) override;
+  void OnControlMessage(IoRequest& request, proto::RnbdType type, const ControlPeer& peer) override;
 
  private:
   struct Device {
@@ -79,6 +79,7 @@ class ServerSession final : public ControlMessageHandler,
   int OnOpen(IoRequest& request);
   int OnClose(IoRequest& request);
   int OnList(IoRequest& request);
+  int OnFencePath(IoRequest& request, rtrs::PathFencer& fencer);
   int Reopen(Devices::iterator device, proto::AccessMode mode, IoRequest& request);
   int StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request);
   void OnExportReady(std::uint32_t id, IoRequest& request, absl::StatusOr<OpenExport*> open);

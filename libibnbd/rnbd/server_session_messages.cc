@@ -72,11 +72,12 @@ proto::ListEntry MakeListEntry(const Export& exported) {
 
 }  // namespace
 
-void ServerSession::OnControlMessage(IoRequest& request, proto::RnbdType type, bool peer_is_ibnbd) {
+void ServerSession::OnControlMessage(IoRequest& request, proto::RnbdType type,
+                                     const ControlPeer& peer) {
   int error = -EINVAL;  // 1: it will be answered later.
   switch (type) {
     case proto::RnbdType::kSessInfo:
-      error = OnSessInfo(request, peer_is_ibnbd);
+      error = OnSessInfo(request, peer.is_ibnbd);
       break;
     case proto::RnbdType::kOpen:
       error = OnOpen(request);
@@ -85,7 +86,10 @@ void ServerSession::OnControlMessage(IoRequest& request, proto::RnbdType type, b
       error = OnClose(request);
       break;
     case proto::RnbdType::kList:
-      if (peer_is_ibnbd) error = OnList(request);
+      if (peer.is_ibnbd) error = OnList(request);
+      break;
+    case proto::RnbdType::kFencePath:
+      if (peer.fencer != nullptr) error = OnFencePath(request, *peer.fencer);
       break;
     default:
       break;
@@ -99,6 +103,17 @@ int ServerSession::OnSessInfo(IoRequest& request, bool peer_is_ibnbd) {
   const proto::InstanceId instance =
       peer_is_ibnbd ? context_.options->instance_id : proto::InstanceId{};
   return Answer(request, proto::MakeSessInfoRsp(info, instance));
+}
+
+// Answered when nothing of the path that it names can execute any more.
+int ServerSession::OnFencePath(IoRequest& request, rtrs::PathFencer& fencer) {
+  proto::FencePath fence;
+  if (proto::DecodeFencePath(request.message(), &fence) != nullptr || request.is_read()) {
+    return -EINVAL;
+  }
+  fencer.FencePath(fence.sess_uuid, fence.recon_cnt,
+                   [&request](int error) { request.Complete(error); });
+  return 1;
 }
 
 int ServerSession::OnOpen(IoRequest& request) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The life of a request: waits for a permit and a send credit, is posted at the end of the turn, is
+// The life of a request: waits for a permit and a path, is posted at the end of the turn, is
 // answered.  A write also waits for the completion of its send: until then its data is in use (F9).
-// Nothing here allocates, locks or logs; a peer that breaks the protocol leaves through Fail().
+// Nothing here allocates, locks or logs.
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -17,281 +18,155 @@ int ErrnoFromServer(int error) {
   return error;
 }
 
+PathWork WorkOf(const ClientRequest& request) {
+  return {static_cast<std::uint32_t>(request.data.size()), request.is_read};
+}
+
+// One writer: no read-modify-write needed.
+template <class T>
+void AddTo(std::atomic<T>& counter, T value) {
+  counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
+}
+
 }  // namespace
 
 void ClientLane::Submit(ClientRequest& request) {
   DCHECK(attached_);
   DCHECK_LE(request.message.size(), proto::kUserMessageMax);
+  request.permit = PermitPool::kNone;
   waiting_.PushBack(request);
-  port_.RequestTurnEnd(context_);
+  RequestTurnEnd();
 }
 
-void ClientLane::OnCompletion(const CookieParts& cookie, const fabric::Completion& completion) {
-  if (completion.status != fabric::WcStatus::kOk) [[unlikely]] {
-    // Flushed is an echo: the connection broke earlier, and kDisconnected, which follows, says why.
-    if (completion.status != fabric::WcStatus::kFlushed) FailRequest(completion.status);
-    return;
-  }
-  switch (cookie.kind) {
-    case kReceiveKind:
-      OnReceive(cookie.slot.index, completion);
-      break;
-    case kDataKind: {
-      OnSendDone();
-      Slot& slot = slots_[cookie.slot.index];
-      slot.send_pending = false;
-      if (slot.answered) Finish(slot, permits_.range().first + cookie.slot.index, slot.error);
-      break;
-    }
-    case kCreditKind:
-      OnSendDone();
-      break;
-    case kInfoKind:
-      OnInfo(completion);
-      break;
-    default:
-      break;
-  }
-}
-
-// Signaled sends complete in order, so each retires what was posted up to the oldest of them.
-void ClientLane::OnSendDone() {
-  CHECK(signaled_count_ > 0);
-  sends_retired_ = signaled_[signaled_head_];
-  signaled_head_ = signaled_head_ + 1 == signaled_.size() ? 0 : signaled_head_ + 1;
-  --signaled_count_;
-  const bool wanted = !waiting_.empty() || acks_owed_ > 0 || heartbeat_owed_ || info_owed_;
-  if (wanted) port_.RequestTurnEnd(context_);
-}
-
-void ClientLane::OnReceive(std::uint32_t index, const fabric::Completion& completion) {
-  // One writer: no read-modify-write needed.
-  receive_count_.store(receive_count_.load(std::memory_order_relaxed) + 1,
-                       std::memory_order_relaxed);
-  if (!violated_) OnImmediate(index, completion);
-  if (state_ == State::kBroken) return;
-  free_receives_.push_back(index);  // Reserved: does not allocate.
-  port_.RequestTurnEnd(context_);
-}
-
-void ClientLane::OnImmediate(std::uint32_t index, const fabric::Completion& completion) {
-  const char* reason = nullptr;
-  if (completion.has_invalidate) {
-    reason = "an rkey was invalidated unasked";
-  } else if (!completion.has_imm) {
-    reason = "a message without an immediate";
-  } else {
-    switch (proto::ImmTypeOf(completion.imm)) {
-      case proto::ImmType::kIoRsp:
-        reason = OnResponse(index, completion);
-        break;
-      case proto::ImmType::kIoRspInvalidated:
-        reason = "a response that claims an invalidation";
-        break;
-      case proto::ImmType::kHbMsg:
-        if (cid_ == 0) ++acks_owed_;
-        break;
-      case proto::ImmType::kHbAck:
-        if (cid_ == 0) ReportHeartbeatAck();
-        break;
-      default:  // Unknown types are ignored: they are a later version's.
-        break;
-    }
-  }
-  if (reason == nullptr) [[likely]]
-    return;
-  FailViolation(reason);
-}
-
-const char* ClientLane::OnResponse(std::uint32_t index, const fabric::Completion& completion) {
-  const proto::IoRspImm response = proto::UnpackIoRsp(completion.imm);
-  if (!permits_.Owns(response.msg_id)) return "a response for a chunk of another connection";
-  const std::uint32_t local = response.msg_id - permits_.range().first;
-  Slot& slot = slots_[local];
-  if (slot.request == nullptr || slot.answered) return "a response without a request";
-  const char* reason = CheckResponse(index, completion, response.msg_id, slot, response.error);
-  if (reason != nullptr) return reason;
-  slot.answered = true;
-  slot.error = ErrnoFromServer(response.error);
-  if (!slot.send_pending && state_ == State::kUp) Finish(slot, response.msg_id, slot.error);
-  return nullptr;
-}
-
-const char* ClientLane::CheckResponse(std::uint32_t index, const fabric::Completion& completion,
-                                      std::uint32_t msg_id, const Slot& slot, int error) {
-  if (new_rkey_) {
-    if (completion.opcode != fabric::Opcode::kReceive) return "a response without its rkey";
-    if (completion.byte_count != kReceiveSize) return "a response of the wrong size";
-    const std::span<const std::byte> receive = memory_.bytes().subspan(
-        std::size_t{sends_max_} * kHeaderStride + index * kReceiveSize, kReceiveSize);
-    proto::RkeyRsp rkey;
-    const char* reason = proto::DecodeRkeyRsp(receive, msg_id, &rkey);
-    if (reason != nullptr) return reason;
-    chunks_[msg_id - permits_.range().first].rkey = rkey.rkey.get();
-    return nullptr;
-  }
-  if (completion.opcode != fabric::Opcode::kReceiveWriteImm) return "a response by a send";
-  if (completion.byte_count == 0) return nullptr;
-  // Read data and response in one write.
-  if (!slot.request->is_read || error != 0) return "a response with data that nobody asked for";
-  if (completion.byte_count != slot.request->data.size()) return "a read of another size";
-  return nullptr;
-}
-
-void ClientLane::Finish(Slot& slot, std::uint32_t chunk, int error) {
-  ClientRequest* request = std::exchange(slot.request, nullptr);
-  slot.answered = slot.send_pending = false;
-  permits_.Release(chunk);
-  request->OnDone(error);
+void ClientLane::SubmitOn(std::uint32_t path, ClientRequest& request) {
+  CHECK(pinned_ == nullptr);
+  request.permit = PermitPool::kNone;
+  pinned_ = &request;
+  pinned_path_ = path;
+  RequestTurnEnd();
 }
 
 void ClientLane::OnTurnEnd() {
-  if (state_ == State::kUp || (state_ == State::kEstablished && info_posted_)) {
-    PostReceives();
-    PostService();
+  for (ClientConnection* connection : connections_) {
+    if (connection != nullptr) connection->PostReceivesAndService();
   }
-  if (state_ == State::kUp) {
+  if (pinned_ != nullptr) [[unlikely]] {
+    PostPinned();
+  }
+  if (open_) {
     PostWaiting();
   } else {
     FailWaiting();
   }
-  PostBatch();
-}
-
-void ClientLane::FailWaiting() {
-  IntrusiveList<ClientRequest> failed;  // OnDone() may submit again.
-  failed.Splice(waiting_);
-  while (!failed.empty()) failed.PopFront().OnDone(-ENOTCONN);
-}
-
-// Before any send of the turn: what answers it finds a receive (L2).
-void ClientLane::PostReceives() {
-  std::array<fabric::ReceiveRequest, kBatchMax> requests;
-  std::array<fabric::Sge, kBatchMax> sges;
-  std::byte* base = memory_.bytes().data() + std::size_t{sends_max_} * kHeaderStride;
-  while (!free_receives_.empty()) {
-    std::size_t count = 0;
-    for (; count < kBatchMax && !free_receives_.empty(); ++count) {
-      const std::uint32_t index = free_receives_.back();
-      free_receives_.pop_back();
-      sges[count] = {base + std::size_t{index} * kReceiveSize, kReceiveSize,
-                     memory_region_->lkey()};
-      requests[count] = {Port::MakeCookie(context_, kReceiveKind, {index, 0}), {&sges[count], 1}};
-    }
-    connection_->PostReceive(std::span(requests).first(count));
+  for (ClientConnection* connection : connections_) {
+    if (connection != nullptr) connection->PostBatch();
   }
-}
-
-// Connection 0: acknowledgements, heartbeats, INFO_REQ.
-void ClientLane::PostService() {
-  if (cid_ != 0) return;
-  std::span<std::byte> header;
-  for (; acks_owed_ > 0 && HasCredit(); --acks_owed_) {
-    fabric::SendRequest& send = AddSend(&header);
-    send.imm = proto::kImmHbAck;
-    SignalNowAndThen(send);
-  }
-  if (heartbeat_owed_ && HasCredit()) {
-    heartbeat_owed_ = false;
-    fabric::SendRequest& send = AddSend(&header);
-    send.imm = proto::kImmHbMsg;
-    SignalNowAndThen(send);
-  }
-  if (info_owed_ && HasCredit()) {
-    info_owed_ = false;
-    proto::InfoReq request;
-    CHECK(proto::SetName(&request.name, info_name_));
-    fabric::SendRequest& send = AddSend(&header);
-    const std::size_t size = proto::Encode(header, request);
-    send.opcode = fabric::Opcode::kSend;
-    batch_sges_[batch_count_ - 1][0] = {header.data(), static_cast<std::uint32_t>(size),
-                                        memory_region_->lkey()};
-    send.sges = std::span(batch_sges_[batch_count_ - 1]).first(1);
-    SignalNowAndThen(send);
+  if (aborting_) [[unlikely]] {
+    CheckAborted();
   }
 }
 
 void ClientLane::PostWaiting() {
-  while (!waiting_.empty() && !permits_.empty() && HasCredit()) AddRequest(waiting_.PopFront());
+  while (!waiting_.empty() && HasPermitFor(waiting_.front())) {
+    ClientConnection* connection = PickConnection(waiting_.front());
+    if (connection == nullptr) return;  // One that comes up, or gets a credit, asks for a turn end.
+    ClientRequest& request = waiting_.PopFront();
+    if (request.permit == PermitPool::kNone) request.permit = permits_.TryAcquire();
+    PostOn(*connection, request, request.permit, /*pinned=*/false);
+  }
 }
 
-void ClientLane::AddRequest(ClientRequest& request) {
-  const std::uint32_t chunk = permits_.TryAcquire();
+void ClientLane::PostPinned() {
+  ClientConnection* connection = connections_[pinned_path_];
+  if (connection == nullptr || !connection->ready()) {
+    return std::exchange(pinned_, nullptr)->OnDone(-ENOTCONN);
+  }
+  if (!connection->HasCredit() || permits_.empty()) return;  // Either asks for a turn end.
+  ClientRequest& request = *std::exchange(pinned_, nullptr);
+  request.permit = permits_.TryAcquire();
+  PostOn(*connection, request, request.permit, /*pinned=*/true);
+}
+
+ClientConnection* ClientLane::PickConnection(const ClientRequest& request) {
+  std::uint32_t candidates = enabled_mask_;
+  for (std::uint32_t i = 0, mask = candidates; mask != 0; ++i, mask >>= 1) {
+    if ((mask & 1) != 0 && !connections_[i]->HasCredit()) candidates &= ~(1u << i);
+  }
+  if (candidates == 0) return nullptr;
+  if (enabled_count_ == 1) [[likely]] {
+    return connections_[static_cast<std::size_t>(std::countr_zero(candidates))];
+  }
+  const int path = policy_.Pick(candidates, WorkOf(request), port_.reactor().now_ns());
+  return connections_[static_cast<std::size_t>(path)];
+}
+
+void ClientLane::PostOn(ClientConnection& connection, ClientRequest& request, std::uint32_t chunk,
+                        bool pinned) {
   const std::uint32_t local = chunk - permits_.range().first;
-  const std::uint32_t data_size = static_cast<std::uint32_t>(request.data.size());
-  DCHECK_LE(data_size, limits_.io_size_max);
   Slot& slot = slots_[local];
   slot.request = &request;
+  slot.connection = &connection;
+  slot.path = static_cast<std::uint8_t>(connection.path());
+  slot.pinned = pinned;
+  slot.send_pending = !request.is_read && !request.data.empty();
+  slot.posted_ns = port_.reactor().now_ns();
+  if (!pinned) policy_.OnPosted(connection.path(), WorkOf(request), slot.posted_ns);
+  AddTo<std::uint32_t>(connection.mutable_counters().inflight, 1);
+  connection.AddRequest(request, chunk, local);
+}
 
-  std::span<std::byte> header;
-  fabric::SendRequest& send = AddSend(&header);
-  std::array<fabric::Sge, 2>& sges = batch_sges_[batch_count_ - 1];
-  const proto::ChunkAddress& target = chunks_[local];
-  send.remote = {target.addr, target.rkey};
-  send.imm = imm_layout_->Pack(
-      {.mem_id = chunk, .off = data_size + static_cast<std::uint32_t>(request.message.size())});
-  if (request.is_read) {
-    const proto::SgDesc desc{
-        .addr = proto::le64(reinterpret_cast<std::uintptr_t>(request.data.data())),
-        .key = proto::le32(request.data_rkey),
-        .len = proto::le32(data_size)};
-    const std::size_t size =
-        proto::EncodeReadRequest(header, request.message, data_size == 0 ? nullptr : &desc);
-    sges[0] = {header.data(), static_cast<std::uint32_t>(size), memory_region_->lkey()};
-    send.sges = std::span(sges).first(1);
-    send.remote.addr += data_size;  // The room before it is for the data, on its way back.
-    SignalNowAndThen(send);
+void ClientLane::OnAnswer(std::uint32_t local, int error, bool may_finish) {
+  Slot& slot = slots_[local];
+  slot.answered = true;
+  slot.error = ErrnoFromServer(error);
+  if (!slot.send_pending && may_finish) Finish(slot, local, slot.error);
+}
+
+void ClientLane::OnDataSent(std::uint32_t local, const ClientConnection& connection) {
+  Slot& slot = slots_[local];
+  DCHECK(slot.connection == &connection);
+  (void)connection;
+  slot.send_pending = false;
+  if (slot.answered) Finish(slot, local, slot.error);
+}
+
+// The connection has nothing more to do with it.
+void ClientLane::LeaveConnection(Slot& slot, bool is_answer) {
+  ClientConnection& connection = *std::exchange(slot.connection, nullptr);
+  ClientConnection::Counters& counters = connection.mutable_counters();
+  const PathWork work = WorkOf(*slot.request);
+  AddTo<std::uint32_t>(counters.inflight, ~0u);
+  slot.answered = slot.send_pending = false;
+  if (slot.pinned) return;
+  if (!is_answer) {
+    policy_.OnLost(slot.path, work);
+    AddTo<std::uint64_t>(counters.lost, 1);
     return;
   }
-  const std::size_t size = proto::EncodeWriteRequest(header, request.message);
-  const fabric::Sge header_sge{header.data(), static_cast<std::uint32_t>(size),
-                               memory_region_->lkey()};
-  if (data_size == 0) {
-    sges[0] = header_sge;
-    send.sges = std::span(sges).first(1);
-    SignalNowAndThen(send);
-    return;
+  policy_.OnAnswered(slot.path, work, slot.posted_ns, port_.reactor().now_ns());
+  AddTo<std::uint64_t>(work.is_read ? counters.reads : counters.writes, 1);
+  AddTo<std::uint64_t>(counters.bytes, work.byte_count);
+  counters.estimate_ns.store(policy_.estimate_ns(slot.path), std::memory_order_relaxed);
+  counters.drained_by_policy.store(policy_.drained(slot.path), std::memory_order_relaxed);
+}
+
+void ClientLane::Finish(Slot& slot, std::uint32_t local, int error) {
+  if (slot.connection != nullptr) LeaveConnection(slot, slot.answered);
+  ClientRequest* request = std::exchange(slot.request, nullptr);
+  if (request->linked()) request->Unlink();  // It waited to be posted again.
+  permits_.Release(permits_.range().first + local);
+  request->permit = PermitPool::kNone;
+  request->OnDone(error);
+}
+
+// None of them has a permit, or Abort() has ended it before.
+void ClientLane::FailWaiting() {
+  IntrusiveList<ClientRequest> failed;  // OnDone() may submit again.
+  while (!waiting_.empty()) {
+    ClientRequest& request = waiting_.PopFront();
+    if (request.permit == PermitPool::kNone) failed.PushBack(request);
   }
-  sges[0] = {request.data.data(), data_size, request.data_lkey};
-  sges[1] = header_sge;
-  send.sges = std::span(sges).first(2);
-  slot.send_pending = true;
-  SetSignaled(send, kDataKind, local);
-}
-
-fabric::SendRequest& ClientLane::AddSend(std::span<std::byte>* header) {
-  DCHECK(HasCredit());
-  if (batch_count_ == kBatchMax) PostBatch();
-  const std::size_t place = sends_posted_++ % sends_max_;  // L3.
-  *header = memory_.bytes().subspan(place * kHeaderStride, kHeaderStride);
-  fabric::SendRequest& send = batch_[batch_count_++];
-  send = fabric::SendRequest{};
-  send.opcode = fabric::Opcode::kWriteImm;
-  return send;
-}
-
-void ClientLane::SetSignaled(fabric::SendRequest& send, Kind kind, std::uint32_t index) {
-  send.signaled = true;
-  send.cookie = Port::MakeCookie(context_, kind, {index, 0});
-  unsignaled_count_ = 0;
-  const std::size_t tail = signaled_head_ + signaled_count_++;
-  signaled_[tail < signaled_.size() ? tail : tail - signaled_.size()] = sends_posted_;
-}
-
-// One in a quarter of the credits is signaled, so that credits come back before they run out.
-void ClientLane::SignalNowAndThen(fabric::SendRequest& send) {
-  if (++unsignaled_count_ >= sends_max_ / 4) {
-    SetSignaled(send, kCreditKind, 0);
-    return;
-  }
-  send.signaled = false;
-  send.cookie = Port::MakeCookie(context_, kPlainKind, {});
-}
-
-void ClientLane::PostBatch() {
-  if (batch_count_ == 0) return;
-  connection_->PostSend(std::span(batch_).first(batch_count_));
-  batch_count_ = 0;
+  while (!failed.empty()) failed.PopFront().OnDone(-ENOTCONN);
 }
 
 }  // namespace ibnbd::rtrs

@@ -29,6 +29,11 @@ absl::StatusOr<std::unique_ptr<ClientSession>> ClientSession::Create(
     return absl::InvalidArgumentError(
         absl::StrCat("session ", name, ": time-outs must be greater than 0"));
   }
+  if (options.more_paths.size() >= kClientPathsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("session ", name, ": ",
+                                                   options.more_paths.size() + 1,
+                                                   " paths; at most ", kClientPathsMax));
+  }
   return std::unique_ptr<ClientSession>(
       new ClientSession(std::make_unique<Impl>(options, control, lane_ports, observer)));
 }
@@ -38,11 +43,22 @@ ClientSession::~ClientSession() = default;
 
 void ClientSession::Start() { impl_->Start(); }
 void ClientSession::Close() { impl_->Close(); }
-void ClientSession::ResetPath(const absl::Status& why) { impl_->ResetPath(why); }
+void ClientSession::ResetPaths(const absl::Status& why) { impl_->ResetPaths(why); }
+absl::StatusOr<std::uint32_t> ClientSession::AddPath(const PathOptions& options) {
+  return impl_->AddPath(options);
+}
+void ClientSession::RemovePath(std::uint32_t id, std::function<void(absl::Status)> done) {
+  impl_->RemovePath(id, std::move(done));
+}
+absl::Status ClientSession::SetPathWeight(std::uint32_t id, std::uint32_t weight) {
+  return impl_->SetPathWeight(id, weight);
+}
+void ClientSession::SetPolicy(PathPolicyKind kind) { impl_->SetPolicy(kind); }
+std::vector<PathInfo> ClientSession::paths() const { return impl_->paths(); }
 void ClientSession::SubmitControl(ClientRequest& request) { impl_->SubmitControl(request); }
 bool ClientSession::up() const { return impl_->up(); }
 const SessionLimits& ClientSession::limits() const { return impl_->limits(); }
-const ClientSessionStats& ClientSession::stats() const { return impl_->stats(); }
+ClientSessionStats ClientSession::stats() const { return impl_->stats(); }
 std::string ClientSession::Describe() const { return impl_->Describe(); }
 std::size_t ClientSession::lane_count() const { return impl_->lane_count(); }
 ClientLane& ClientSession::lane(std::size_t index) { return impl_->lane(index); }

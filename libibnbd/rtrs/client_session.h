@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// The client's pairing with one server: a name, one path (several come with fail-over), and one
-// lane per IO reactor.  The session lives on the control reactor; each lane on its own.  It
-// connects, keeps a heartbeat, reconnects with backoff for as long as it exists, and says so.
+// The client's pairing with one server: a name, one path or several, and one lane per IO reactor.
+// The session lives on the control reactor; each lane on its own.  Each path connects, keeps a
+// heartbeat and reconnects with backoff for as long as it exists.  The session is up while one of
+// them is.
 //
 //   S1  Every request submitted to a lane completes exactly once, on the lane's thread, never from
 //       inside Submit().
 //   S2  When it completes, nothing of the network touches its memory any more.
-//   S3  -ECONNABORTED: the path broke; whether the server executed it is unknown, and it will not
-//       execute it later than anything submitted after the next OnSessionUp() (the server closes
-//       the old path, waiting for what executes, before it accepts the new one).  -ENOTCONN: never
-//       sent.
+//   S3  -ECONNABORTED: the last path broke; whether the server executed it is unknown, and it will
+//       not execute it later than anything submitted after the next OnSessionUp().  -ENOTCONN:
+//       never sent.
 //   S4  OnSessionUp() and OnSessionDown() alternate, on the control thread.  Lanes are usable
 //   before
 //       OnSessionUp() is called and all their requests have completed before OnSessionUp() is
 //       called again.
+//   S5  While another path is up, what was in flight on a path that broke is sent again over that
+//       one, and completes once.  A change of data is sent again only when the old path is fenced:
+//       the server has confirmed that nothing of it executes or will (FENCE_PATH, or the path
+//       itself has come back).  A server that does not know FENCE_PATH gets it when our end of the
+//       old path is gone; docs/failure-model.md says what that leaves open.
+//   S6  All paths that are up at one time lead to the same session of the same server process: a
+//       path that joins others may not create the session there (first_conn).
 //
 // Lanes make progress only while their reactors run: a reconnect, Close() and what is in doubt wait
 // for a lane that nobody polls, because its connection may still touch the caller's memory.
@@ -21,7 +28,9 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +38,7 @@
 #include "base/intrusive_list.h"
 #include "base/prng.h"
 #include "base/socket_address.h"
+#include "rtrs/path_policy.h"
 #include "rtrs/port.h"
 
 namespace ibnbd::rtrs {
@@ -47,6 +57,7 @@ class ClientRequest : public ListHook {
   std::uint32_t data_lkey = 0;  // Writes.
   std::uint32_t data_rkey = 0;  // Reads: registered kRemoteWrite or kRemoteInvalidate.
   bool is_read = false;
+  std::uint32_t permit = ~0u;  // The lane's.
 
   // 0 or a negative errno: the server's answer, or S3's.
   virtual void OnDone(int error) = 0;
@@ -61,6 +72,7 @@ struct SessionLimits {  // What the server granted; the same after every reconne
   std::uint32_t io_size_max = 0;  // Data bytes per request.
   std::uint32_t chunk_size = 0;
   bool peer_is_ibnbd = false;  // Minor version >= 1: our extensions may be used.
+  bool peer_fences = false;    // Minor version >= 2: it understands FENCE_PATH.
 };
 
 class ClientLane;  // client_lane.h
@@ -78,23 +90,54 @@ class ClientSessionObserver {
   OnSessionClosed() = 0;  // After Close(): nothing is left; the session may be destroyed.
 };
 
-struct ClientSessionOptions {
-  std::string name;  // Without '/' and '.'; unique per client host.
+struct PathOptions {
   SocketAddress server;
+  std::optional<SocketAddress> source = std::nullopt;  // To connect from; its port is ignored.
+  std::uint32_t weight = kPathWeightDefault;
+};
+
+struct ClientSessionOptions {
+  std::string name;      // Without '/' and '.'; unique per client host.
+  SocketAddress server;  // Of the first path,
+  std::optional<SocketAddress> source = std::nullopt;  // and where it comes from.
+  std::vector<PathOptions> more_paths;
+  PathPolicyKind policy = PathPolicyKind::kAdaptive;
   std::int64_t connect_timeout_ns = 10 * kNsPerSecond;  // Per round: all connections and INFO.
   std::int64_t heartbeat_interval_ns =
       5 * kNsPerSecond;  // wire.md 6.1; a kernel peer does not tune it.
   std::uint32_t heartbeat_missed_max = 5;
+  // While several paths of one of our own servers are up: a path with requests in flight and
+  // without any sign of life for about four of these is given up.  0: never for that reason.
+  std::int64_t probe_interval_ns = 150 * kNsPerMs;
   std::int64_t backoff_ns_min = 100 * kNsPerMs;    // First pause before a reconnect; doubles,
   std::int64_t backoff_ns_max = 5 * kNsPerSecond;  // up to this, with jitter of a quarter.
   // Of the UUIDs and the jitter: random, or two clients are one to the server.
   std::uint64_t seed = 0;
 };
 
-struct ClientSessionStats {
+struct ClientSessionStats {  // Of all paths.
   std::uint64_t connect_rounds = 0, reconnects = 0, connect_failures = 0;
+  std::uint64_t failovers = 0;  // Paths that broke while another was up.
   std::uint64_t heartbeats_sent = 0, heartbeats_missed = 0;
   std::int64_t heartbeat_rtt_ns = 0;  // The last one.
+};
+
+enum class PathState : std::uint8_t { kConnecting, kUp, kDraining, kBackoff, kClosing };
+[[nodiscard]] absl::string_view PathStateName(PathState state);
+
+struct PathInfo {
+  std::uint32_t id = 0;        // Stays the same for as long as the path exists.
+  std::string source, server;  // As configured; source may be empty.
+  std::string addresses;       // "10.0.0.1:4711@10.0.0.2:1234", once it was connected.
+  PathState state = PathState::kConnecting;
+  bool drained_by_policy = false;  // Up, but too slow: it gets probes only.
+  std::uint32_t weight = 0;
+  std::string last_error;
+  std::uint64_t reconnects = 0, connect_failures = 0;
+  std::uint64_t reads = 0, writes = 0, bytes = 0, lost = 0;
+  std::uint32_t inflight = 0;
+  std::int64_t latency_ns = 0;  // Smoothed, of the slowest lane; 0: unknown.
+  std::int64_t heartbeat_rtt_ns = 0;
 };
 
 class ClientSession {
@@ -112,14 +155,23 @@ class ClientSession {
   // Ends everything within a bound: requests complete with -ECONNABORTED or -ENOTCONN, then
   // OnSessionClosed().
   void Close();
-  // Breaks the path as if the network had; used to fence off requests that must end now.
-  void ResetPath(const absl::Status& why);
+  // Breaks all paths as if the network had; used to fence off requests that must end now.
+  void ResetPaths(const absl::Status& why);
+  // The id of the new path; it connects by itself.
+  absl::StatusOr<std::uint32_t> AddPath(const PathOptions& options);
+  // `done` once nothing of it is left; what was in flight on it goes over the others.  The last
+  // path cannot be removed.
+  void RemovePath(std::uint32_t id, std::function<void(absl::Status)> done);
+  absl::Status SetPathWeight(std::uint32_t id, std::uint32_t weight);
+  void SetPolicy(PathPolicyKind kind);
+  [[nodiscard]] std::vector<PathInfo> paths() const;
   // Sends a control message on connection 0 (S1 to S3 hold).  Requires: up.
   void SubmitControl(ClientRequest& request);
   [[nodiscard]] bool up() const;
   [[nodiscard]] const SessionLimits& limits() const;
-  [[nodiscard]] const ClientSessionStats& stats() const;
-  [[nodiscard]] std::string Describe() const;  // "path 10.0.0.1:4711@10.0.0.2:1234 up".
+  [[nodiscard]] ClientSessionStats stats() const;
+  // "path 10.0.0.1:4711@10.0.0.2:1234 up", for each path.
+  [[nodiscard]] std::string Describe() const;
 
   [[nodiscard]] std::size_t lane_count() const;
   ClientLane& lane(std::size_t index);

@@ -1,103 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0
-// The client session's control plane: the state of its path, and the only place that decides about
-// it. Lanes report; this connects them one after the other, asks for the chunks, deals them out,
-// keeps the heartbeat, and when anything fails takes all of them down, waits until they are
-// drained, pauses, and starts again.  Control thread.
+// The client session's control plane: the set of its paths, whether it is up, and the only place
+// that decides what becomes of requests whose path broke: while another path is up, they wait for
+// the fence and go on there; when the last one is gone, the lanes give everything up, and the
+// session is announced again only when a path is up, all lanes are empty and all old paths are
+// fenced.  Control thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "rtrs/backoff.h"
+#include "proto/rnbd.h"
 #include "rtrs/client_lane.h"
+#include "rtrs/client_path.h"
 #include "rtrs/client_session.h"
-#include "rtrs/heartbeat.h"
 
 namespace ibnbd::rtrs {
 
-class ClientSession::Impl final : public LaneObserver {
+class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
  public:
   Impl(const ClientSessionOptions& options, Port& control, std::span<Port* const> lane_ports,
        ClientSessionObserver& observer);
-  ~Impl() override;
+  ~Impl();
 
   void Start();
   void Close();
-  void ResetPath(const absl::Status& why);
+  void ResetPaths(const absl::Status& why);
+  absl::StatusOr<std::uint32_t> AddPath(const PathOptions& options);
+  void RemovePath(std::uint32_t id, std::function<void(absl::Status)> done);
+  absl::Status SetPathWeight(std::uint32_t id, std::uint32_t weight);
+  void SetPolicy(PathPolicyKind kind);
+  [[nodiscard]] std::vector<PathInfo> paths() const;
   void SubmitControl(ClientRequest& request);
   [[nodiscard]] bool up() const { return state_ == State::kUp; }
   [[nodiscard]] const SessionLimits& limits() const { return limits_; }
-  [[nodiscard]] const ClientSessionStats& stats() const { return stats_; }
+  [[nodiscard]] ClientSessionStats stats() const;
   [[nodiscard]] std::string Describe() const;
   [[nodiscard]] std::size_t lane_count() const { return lanes_.size() - 1; }
   ClientLane& lane(std::size_t index) { return *lanes_[index + 1]; }
 
  private:
   enum class State : std::uint8_t {
-    kIdle,        // Waits for Start().
-    kConnecting,  // Waits for connection next_cid_ to be established.
-    kInfo,        // Waits for INFO_RSP, then for all lanes to know their chunks.
-    kUp,          // Requests flow; waits for something to break.
-    kBroken,      // Every lane was told to disconnect; waits until all are drained.
-    kBackoff,     // Waits for the next attempt.
-    kClosing,     // Waits for all lanes to shut down.
-    kClosed       // Nothing is left.
+    kIdle,     // Waits for Start().
+    kDown,     // Waits for a path, for the lanes to be empty, and for the fences.
+    kUp,       // Requests flow.
+    kClosing,  // Waits for all paths, then for all lanes, to shut down.
+    kClosed    // Nothing is left.
+  };
+  // The message that asks the server to end a path; one at a time.
+  struct Fence final : public ClientRequest {
+    explicit Fence(Impl& its_impl) : impl(its_impl) {}
+    void OnDone(int error) override { impl.OnFenceDone(error); }
+    Impl& impl;
+    proto::FencePath fence;
+    bool outstanding = false;
+    std::uint32_t target_id = 0, target_round = 0;
+    std::uint32_t carrier_id = 0;
+    std::uint32_t carrier_round = 0;
   };
 
-  // LaneObserver
-  void OnLaneConnected(std::uint32_t cid, std::uint32_t round, const proto::ConnRsp& offer,
-                       const std::string& addresses) override;
-  void OnLaneActive(std::uint32_t cid, std::uint32_t round) override;
-  void OnLaneBroken(std::uint32_t cid, std::uint32_t round, const absl::Status& why,
-                    bool fatal) override;
-  void OnLaneDrained(std::uint32_t cid, std::uint32_t round) override;
-  void OnLaneShutDown(std::uint32_t cid) override;
-  void OnInfoResponse(std::uint32_t round, const std::vector<std::byte>& message) override;
-  void OnHeartbeatAck(std::uint32_t round) override;
+  // ClientPathOwner
+  [[nodiscard]] bool MayCreateSession(const ClientPath& path) const override;
+  absl::StatusOr<SessionLimits> OnPathOffer(ClientPath& path, const SessionLimits& offer) override;
+  void OnPathUp(ClientPath& path) override;
+  void OnPathDown(ClientPath& path, const absl::Status& why) override;
+  void OnPathFailed(ClientPath& path, const absl::Status& why, bool fatal) override;
+  void OnPathDrained(ClientPath& path) override;
+  void OnPathShutDown(ClientPath& path) override;
+  [[nodiscard]] bool HasOtherPathUp(const ClientPath& path) const override;
+  [[nodiscard]] bool IsOtherPathAlive(const ClientPath& path, std::int64_t since_ns) const override;
+  [[nodiscard]] bool IsSessionBusy() const override;
 
-  void StartRound();
-  void ConnectNext();
-  absl::Status TakeOffer(const proto::ConnRsp& offer);
-  void ActivateLanes(const std::vector<proto::ChunkAddress>& chunks);
-  void OnUp();
-  void BreakPath(const absl::Status& why, bool fatal);
-  void OnAllDrained();
+  // LaneObserver
+  void OnLaneAborted(std::uint32_t cid) override;
+  void OnLaneShutDown(std::uint32_t cid) override;
+
+  void StartOthers();
+  ClientPath& NewPath(const PathOptions& options);
+  [[nodiscard]] ClientPath* FindPath(std::uint32_t id);
+  [[nodiscard]] ClientPath* Carrier();  // A path that is up, or null.
+  void GoDown(const absl::Status& why);
+  void TryGoUp();
+  // Fences one path that needs it, if it can be done now; false if none needs it any more.
+  bool AdvanceFences();
+  void SendFence(ClientPath& target, ClientPath& carrier);
+  void OnFenceDone(int error);
+  void OnFenceTimer();
+  void OnFenced(ClientPath& path);
   void ShutDownLanes();
-  void OnHeartbeatTimer();
-  [[nodiscard]] std::uint64_t ReceiveCount() const;
-  [[nodiscard]] absl::Status WithName(const absl::Status& why) const;
-  // Runs `f` with lane `cid` on its thread.
   template <class F>
-  void PostToLane(std::uint32_t cid, F f);
+  void PostToLanes(F f) {
+    for (ClientLane* lane : lane_list_) {
+      lane->port().reactor().Post([lane, f]() mutable { f(*lane); });
+    }
+  }
 
   const ClientSessionOptions options_;
   Reactor& reactor_;
   ClientSessionObserver& observer_;
+  Prng prng_;
+  const proto::Uuid session_uuid_;
   std::vector<std::unique_ptr<ClientLane>> lanes_;  // By cid.
+  std::vector<ClientLane*> lane_list_;
+  std::vector<std::unique_ptr<ClientPath>> paths_;  // In order of creation.
+  std::uint32_t next_path_id_ = 0;
+  std::uint32_t numbers_used_ = 0;  // A bit per number of a path.
   State state_ = State::kIdle;
   bool close_requested_ = false;
   bool was_up_ = false;  // At least once: the limits are fixed.
-  bool fatal_ = false;   // The last round failed for good reason: the next pause is a long one.
-  std::uint32_t round_ = 0;
-  std::uint32_t next_cid_ = 0;
-  std::uint32_t pending_lanes_ = 0;  // Of which a report is awaited.
-  std::vector<bool> lane_done_;      // Those that have reported.
-  proto::Uuid path_uuid_{};
-  proto::Uuid session_uuid_{};
+  PathPolicyKind policy_ = PathPolicyKind::kAdaptive;
+  std::uint32_t lanes_aborting_ = 0;  // That have not said yet that they are empty.
+  std::uint32_t lanes_pending_ = 0;   // That have not shut down yet.
   SessionLimits limits_;
-  bool new_rkey_ = false;
-  Backoff backoff_;
-  Heartbeat heartbeat_;
-  std::uint64_t receive_count_ = 0;  // At the last tick.
-  std::int64_t heartbeat_sent_ns_ = 0;
-  std::int64_t up_since_ns_ = 0;
-  Timer round_timer_;
-  Timer backoff_timer_;
-  Timer heartbeat_timer_;
-  std::string addresses_;
-  std::string last_error_;
-  ClientSessionStats stats_;
+  Timer start_timer_;
+  Fence fence_;
+  Timer fence_timer_;              // Of the answer, or until the next attempt.
+  ClientSessionStats gone_stats_;  // Of paths that were removed, and the session's own.
 };
 
 }  // namespace ibnbd::rtrs

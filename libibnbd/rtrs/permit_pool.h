@@ -30,6 +30,9 @@ class PermitPool {
 
   [[nodiscard]] const PermitRange& range() const { return range_; }
   [[nodiscard]] bool empty() const { return free_.empty(); }
+  [[nodiscard]] std::uint32_t free_count() const {
+    return static_cast<std::uint32_t>(free_.size());
+  }
   [[nodiscard]] std::uint32_t used_count() const {
     return range_.count - static_cast<std::uint32_t>(free_.size());
   }
@@ -60,7 +63,8 @@ class PermitPool {
 // evenly.  Requires queue_depth >= 1 + lane_count and cid <= lane_count.
 [[nodiscard]] constexpr PermitRange DealPermits(std::uint32_t queue_depth, std::uint32_t lane_count,
                                                 std::uint32_t cid) {
-  std::uint32_t control = queue_depth / 16 < 1 ? 1 : queue_depth / 16;
+  // Two at least, if there are enough: a fence must not wait for a control message.
+  std::uint32_t control = queue_depth / 16 < 2 ? 2 : queue_depth / 16;
   if (control > 8) control = 8;
   if (lane_count == 0) control = queue_depth;
   if (control > queue_depth - lane_count) control = queue_depth - lane_count;

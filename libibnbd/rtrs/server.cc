@@ -21,6 +21,7 @@ Server::Server(std::vector<Port*> ports, const ServerOptions& options, ServerSer
       context_(ports_[0]->Attach(*this)),
       log_limiter_(kLogLinesPerSecond),
       held_timer_(reactor().timers(), [this] { RefuseLateHeld(); }),
+      fence_timer_(reactor().timers(), [this] { RefuseLateFences(); }),
       stop_timer_(reactor().timers(), [this] {
         if (breaking_off_) return FinishStop();
         BreakAll();
@@ -105,6 +106,7 @@ void Server::OnPathLeftHandshake(ServerPath& path) {
 }
 
 void Server::OnPathBroken(ServerPath& path, const std::string& why, Blame blame) {
+  OnCarrierBroken(path.request());
   if (stopping_) return;
   ++stats_.paths_broken;
   const std::string& name = sessions_.at(path.request().paths_uuid).name;
@@ -117,7 +119,8 @@ void Server::OnPathBroken(ServerPath& path, const std::string& why, Blame blame)
 void Server::OnPathDrained(ServerPath& path) { path.Break("server is stopping", Blame::kNetwork); }
 
 void Server::OnPathClosed(ServerPath& path) {
-  const proto::Uuid sess_uuid = path.request().sess_uuid;
+  const proto::ConnReq closed = path.request();
+  const proto::Uuid sess_uuid = closed.sess_uuid;
   const auto session = sessions_.find(path.request().paths_uuid);
   connection_count_ -= path.request().cid_num.get();
   session->second.paths.erase(sess_uuid);
@@ -128,6 +131,7 @@ void Server::OnPathClosed(ServerPath& path) {
     }
     sessions_.erase(session);
   }
+  OnPathGone(closed);
   ReconsiderHeld(sess_uuid);
   if (stopping_ && sessions_.empty()) FinishStop();
 }

@@ -78,6 +78,8 @@ class Server final : public PortClient, public ServerPathOwner {
   void OnPathBroken(ServerPath& path, const std::string& why, Blame blame) override;
   void OnPathDrained(ServerPath& path) override;
   void OnPathClosed(ServerPath& path) override;
+  void FencePath(ServerPath& carrier, const proto::Uuid& sess_uuid, proto::le16 recon_cnt,
+                 PathFencer::Done done) override;
 
  private:
   struct Session {
@@ -94,6 +96,14 @@ class Server final : public PortClient, public ServerPathOwner {
     std::int64_t deadline_ns = 0;
   };
 
+  struct FenceWait {  // A client that wants to know when one of its paths is gone.
+    proto::Uuid paths_uuid;
+    proto::Uuid carrier;  // The path over which it asked, and is answered.
+    proto::Uuid target;
+    std::int64_t deadline_ns = 0;
+    PathFencer::Done done;
+  };
+
   void Judge(std::unique_ptr<fabric::Incoming> incoming);
   void JudgeFirstConnection(std::unique_ptr<fabric::Incoming> incoming,
                             const proto::ConnReq& request);
@@ -107,6 +117,12 @@ class Server final : public PortClient, public ServerPathOwner {
   void Hold(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request);
   void RefuseLateHeld();
   void ReconsiderHeld(const proto::Uuid& sess_uuid);
+  // Answers those fence waits for which `f` says so.
+  template <class F>
+  void EndFenceWaits(int error, F f);
+  void OnPathGone(const proto::ConnReq& path);
+  void OnCarrierBroken(const proto::ConnReq& path);
+  void RefuseLateFences();
   void LogPeer(LogLevel level, const std::string& line);  // Rate-limited.
   ServerPath* FindPath(const proto::ConnReq& request);
   template <class F>
@@ -126,12 +142,14 @@ class Server final : public PortClient, public ServerPathOwner {
   std::vector<std::unique_ptr<fabric::Listener>> listeners_;
   std::map<proto::Uuid, Session> sessions_;  // By paths_uuid.
   std::vector<Held> held_;
+  std::vector<FenceWait> fence_waits_;
   std::uint32_t handshake_count_ = 0;
   std::uint32_t handshake_connection_count_ = 0;  // Promised to paths in handshake.
   std::uint32_t connection_count_ = 0;            // Promised to paths that exist.
   LogLimiter log_limiter_;
   ServerStats stats_;
   Timer held_timer_;
+  Timer fence_timer_;
   Timer stop_timer_;
   bool stopping_ = false;
   bool breaking_off_ = false;

@@ -31,11 +31,6 @@ std::vector<std::uint32_t> AssignReactors(const proto::ConnReq& request, std::si
   return reactors;
 }
 
-// Whether round `a` was begun after round `b`; the counter wraps.
-bool IsNewerRound(proto::le16 a, proto::le16 b) {
-  return static_cast<std::int16_t>(static_cast<std::uint16_t>(a.get() - b.get())) > 0;
-}
-
 }  // namespace
 
 void Server::Refuse(fabric::Incoming& incoming, int error, const std::string& why) {

@@ -134,6 +134,7 @@ absl::Status ServerPath::OpenChunks() {
   ServerPathInfo info;
   info.reactors = reactors_;
   info.peer_is_ibnbd = request_.minor() >= proto::kRtrsMinorIbnbd;
+  if (request_.minor() >= proto::kRtrsMinorFence) info.fencer = this;
   info.peer = peer_;
   service_ = owner_.SessionServiceOf(*this).OpenPath(info);
   ASSIGN_OR_RETURN(pool_, ChunkPool::Create(options_.geometry, *options_.memory, *domain_,
@@ -219,6 +220,10 @@ void ServerPath::OnLaneClosed() {
 
 void ServerPath::OnLaneReaped() {
   if (++reaped_count_ == connection_count_) owner_.OnPathClosed(*this);
+}
+
+void ServerPath::FencePath(const proto::Uuid& sess_uuid, proto::le16 recon_cnt, Done done) {
+  owner_.FencePath(*this, sess_uuid, recon_cnt, std::move(done));
 }
 
 std::uint32_t ServerPath::executing_count() const {

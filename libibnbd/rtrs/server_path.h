@@ -26,6 +26,11 @@ namespace ibnbd::rtrs {
 
 class ServerPath;
 
+// Whether round `a` of a path (ConnReq::recon_cnt) was begun after round `b`; the counter wraps.
+[[nodiscard]] inline bool IsNewerRound(proto::le16 a, proto::le16 b) {
+  return static_cast<std::int16_t>(static_cast<std::uint16_t>(a.get() - b.get())) > 0;
+}
+
 // What a path asks of the table it is in.  Control thread.
 class ServerPathOwner {
  public:
@@ -40,6 +45,9 @@ class ServerPathOwner {
   virtual void OnPathBroken(ServerPath& path, const std::string& why, Blame blame) = 0;
   virtual void OnPathDrained(ServerPath& path) = 0;
   virtual void OnPathClosed(ServerPath& path) = 0;  // May destroy it.
+  // As PathFencer's, asked over `carrier`.
+  virtual void FencePath(ServerPath& carrier, const proto::Uuid& sess_uuid, proto::le16 recon_cnt,
+                         PathFencer::Done done) = 0;
 
  protected:
   ~ServerPathOwner() = default;
@@ -53,7 +61,7 @@ struct ServerPathOptions {
   std::uint32_t heartbeat_missed_max = 0;
 };
 
-class ServerPath final : public ServerLaneOwner {
+class ServerPath final : public ServerLaneOwner, public PathFencer {
  public:
   // `request` is that of connection 0.  `reactors[cid]` is the index into `ports` of each
   // connection.
@@ -86,6 +94,9 @@ class ServerPath final : public ServerLaneOwner {
   void OnLaneDrained() override;
   void OnLaneBroken(const std::string& why, Blame blame) override;
   void OnLaneClosed() override;
+
+  // PathFencer
+  void FencePath(const proto::Uuid& sess_uuid, proto::le16 recon_cnt, Done done) override;
 
  private:
   enum class State : std::uint8_t {

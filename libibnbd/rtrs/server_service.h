@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "base/intrusive_list.h"
 #include "proto/rtrs.h"
 
@@ -79,9 +80,24 @@ class ServerPathService {
   virtual ServerLaneService& lane(std::uint32_t cid) = 0;
 };
 
+// What a path does for the service: ends another path of its session.  Control thread.
+class PathFencer {
+ public:
+  using Done = absl::AnyInvocable<void(int error)>;
+  // The client has given the path `sess_uuid` up in its round `recon_cnt`.  `done` gets 0 when
+  // nothing of that round, or of one before, executes or can execute: at once if it is gone
+  // already.  -EBUSY: it takes too long; -EINVAL: it is this path; -ECONNABORTED: this path broke.
+  // Exactly once; maybe from inside.
+  virtual void FencePath(const proto::Uuid& sess_uuid, proto::le16 recon_cnt, Done done) = 0;
+
+ protected:
+  ~PathFencer() = default;
+};
+
 struct ServerPathInfo {
   std::vector<std::uint32_t> reactors;  // Per connection: which reactor serves it.
   bool peer_is_ibnbd = false;           // Minor version >= 1.
+  PathFencer* fencer = nullptr;         // Minor version >= 2: this path's, as long as it lives.
   std::string peer;                     // "10.0.0.1:4711".
 };
 

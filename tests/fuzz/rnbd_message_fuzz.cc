@@ -57,5 +57,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (DecodeClose(in, &close) == nullptr) CHECK_GE(in.size(), sizeof(Close));
   List list;
   if (DecodeList(in, &list) == nullptr) CHECK_GE(in.size(), sizeof(List));
+  FencePath fence;
+  if (DecodeFencePath(in, &fence) == nullptr) CHECK_GE(in.size(), sizeof(FencePath));
   return 0;
 }

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// One path of a client's session: connects its connections one after the other, asks for the
+// chunks, deals them out, keeps the heartbeat, and when anything fails takes all of it down, waits
+// until it is drained, pauses, and starts again.  Whether that is the end of the session, and what
+// happens to what was in flight, is the session's business (client_session_impl.h).  Control
+// thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rtrs/backoff.h"
+#include "rtrs/client_connection.h"
+#include "rtrs/client_session.h"
+#include "rtrs/heartbeat.h"
+
+namespace ibnbd::rtrs {
+
+class ClientPath;
+
+[[nodiscard]] proto::Uuid DrawUuid(Prng& prng);
+
+// What a path asks of its session and tells it.
+class ClientPathOwner {
+ public:
+  // May this round create the session at the server?  Only if no other path is up (S6).
+  [[nodiscard]] virtual bool MayCreateSession(const ClientPath& path) const = 0;
+  // The server's offer: what the session makes of it, or why it cannot use it.
+  virtual absl::StatusOr<SessionLimits> OnPathOffer(ClientPath& path,
+                                                    const SessionLimits& offer) = 0;
+  virtual void OnPathUp(ClientPath& path) = 0;
+  virtual void OnPathDown(ClientPath& path, const absl::Status& why) = 0;  // It was up.
+  virtual void OnPathFailed(ClientPath& path, const absl::Status& why, bool fatal) = 0;
+  // Down or failed, and nothing of the network touches our memory through it any more.
+  virtual void OnPathDrained(ClientPath& path) = 0;
+  virtual void OnPathShutDown(ClientPath& path) = 0;
+  [[nodiscard]] virtual bool HasOtherPathUp(const ClientPath& path) const = 0;
+  // Another path is up and has heard from the server since.
+  [[nodiscard]] virtual bool IsOtherPathAlive(const ClientPath& path,
+                                              std::int64_t since_ns) const = 0;
+  [[nodiscard]] virtual bool IsSessionBusy() const = 0;  // Requests are in flight.
+
+ protected:
+  ~ClientPathOwner() = default;
+};
+
+class ClientPath final : public ConnectionObserver {
+ public:
+  ClientPath(const ClientSessionOptions& session, const PathOptions& options, std::uint32_t id,
+             std::uint32_t number, const proto::Uuid& session_uuid, Prng prng,
+             std::span<ClientLane* const> lanes, Reactor& reactor, ClientPathOwner& owner);
+  ~ClientPath();  // Requires: shut down, or never started.
+
+  void Start();
+  // The only way down.  Does nothing if it is not there or already being taken down.
+  void Break(const absl::Status& why, bool fatal = false);
+  // Its next attempt is made soon, whatever the backoff says.
+  void HurryBack();
+  // Ends it for good: OnPathShutDown() follows.
+  void Close();
+  // Requests may take it from now on (ClientConnection::Enable()).  Requires: up.
+  void Enable();
+  void set_weight(std::uint32_t weight) { options_.weight = weight; }
+
+  [[nodiscard]] std::uint32_t id() const { return id_; }
+  [[nodiscard]] std::uint32_t number() const { return number_; }  // Below kClientPathsMax.
+  [[nodiscard]] bool up() const { return state_ == State::kUp; }
+  [[nodiscard]] bool drained() const { return state_ == State::kIdle || state_ >= State::kBackoff; }
+  [[nodiscard]] bool enabled() const { return enabled_; }  // In this round: it had requests.
+  [[nodiscard]] bool idle() const { return state_ == State::kIdle; }
+  [[nodiscard]] bool connecting_first_time() const {
+    return state_ <= State::kInfo && stats_.connect_failures == 0;
+  }
+  [[nodiscard]] bool closing() const { return close_requested_; }
+  // It has taken an offer in this round that others must agree with.
+  [[nodiscard]] bool has_offer() const { return has_offer_; }
+  [[nodiscard]] bool might_have_created() const { return first_conn_; }  // In this round.
+  [[nodiscard]] const SessionLimits& limits() const { return limits_; }
+  [[nodiscard]] const PathOptions& options() const { return options_; }
+  [[nodiscard]] const ClientSessionStats& stats() const { return stats_; }
+  [[nodiscard]] std::uint32_t inflight() const;
+  [[nodiscard]] std::int64_t alive_ns() const { return alive_ns_; }
+  [[nodiscard]] PathInfo Info() const;
+  [[nodiscard]] std::string Describe() const;
+
+  // The life that ended last and that the server may not know of yet: its uuid and round.
+  [[nodiscard]] const proto::Uuid& uuid() const { return uuid_; }
+  [[nodiscard]] std::uint32_t round() const { return round_; }
+  // Set when it goes down with requests, cleared when it is up again or the session knows that it
+  // is fenced.
+  bool unfenced = false;
+  std::uint32_t unfenced_round = 0;
+  std::function<void(absl::Status)> removed;  // It is to be removed; called when it is.
+
+ private:
+  enum class State : std::uint8_t {
+    kIdle,        // Waits for Start().
+    kConnecting,  // Waits for connection next_cid_ to be established.
+    kInfo,        // Waits for INFO_RSP, then for all connections to know their chunks.
+    kUp,          // Requests flow; waits for something to break.
+    kBroken,      // Every connection was told to disconnect; waits until all are drained.
+    kBackoff,     // Waits for the next attempt.
+    kClosing,     // Waits for all connections to shut down.
+    kClosed       // Nothing is left.
+  };
+
+  // ConnectionObserver
+  void OnConnected(std::uint32_t cid, std::uint32_t round, const proto::ConnRsp& offer,
+                   const std::string& addresses) override;
+  void OnConnectionActive(std::uint32_t cid, std::uint32_t round) override;
+  void OnConnectionBroken(std::uint32_t cid, std::uint32_t round, const absl::Status& why,
+                          bool fatal) override;
+  void OnConnectionDrained(std::uint32_t cid, std::uint32_t round) override;
+  void OnConnectionShutDown(std::uint32_t cid) override;
+  void OnInfoResponse(std::uint32_t round, const std::vector<std::byte>& message) override;
+  void OnHeartbeatAck(std::uint32_t round) override;
+
+  void StartRound();
+  void ConnectNext();
+  absl::Status TakeOffer(const proto::ConnRsp& offer);
+  void ActivateConnections(const std::vector<proto::ChunkAddress>& chunks);
+  void OnUp();
+  void OnAllDrained();
+  void ShutDownConnections();
+  void OnHeartbeatTimer();
+  void OnProbeTimer();
+  void SendHeartbeat();
+  [[nodiscard]] std::uint64_t ReceiveCount() const;
+  [[nodiscard]] std::uint32_t lane_count() const {
+    return static_cast<std::uint32_t>(connections_.size()) - 1;
+  }
+  [[nodiscard]] absl::Status WithName(const absl::Status& why) const;
+  // Runs `f` with connection `cid` on its thread.
+  template <class F>
+  void PostTo(std::uint32_t cid, F f);
+
+  const ClientSessionOptions& session_;
+  PathOptions options_;
+  const std::uint32_t id_;
+  const std::uint32_t number_;
+  const proto::Uuid session_uuid_;
+  proto::Uuid uuid_{};
+  Reactor& reactor_;
+  ClientPathOwner& owner_;
+  std::vector<std::unique_ptr<ClientConnection>> connections_;  // By cid.
+  State state_ = State::kIdle;
+  bool close_requested_ = false;
+  bool has_offer_ = false;
+  bool first_conn_ = false;
+  bool hurry_ = false;
+  bool enabled_ = false;
+  bool was_up_ = false;
+  bool fatal_ = false;  // The last round failed for good reason: the next pause is a long one.
+  std::uint32_t round_ = 0;
+  std::uint32_t next_cid_ = 0;
+  std::uint32_t pending_ = 0;  // Connections of which a report is awaited.
+  std::vector<bool> done_;     // Those that have reported.
+  SessionLimits limits_;
+  bool new_rkey_ = false;
+  Backoff backoff_;
+  Heartbeat heartbeat_;
+  Heartbeat probe_;
+  std::uint64_t receive_count_ = 0;        // At the last tick of the heartbeat,
+  std::uint64_t probe_receive_count_ = 0;  // and of the probe.
+  std::int64_t heartbeat_sent_ns_ = 0;
+  std::int64_t up_since_ns_ = 0;
+  std::int64_t alive_ns_ = 0;  // When the probe saw something from the server last.
+  Timer round_timer_;
+  Timer backoff_timer_;
+  Timer heartbeat_timer_;
+  Timer probe_timer_;
+  std::string addresses_;
+  std::string last_error_;
+  ClientSessionStats stats_;
+};
+
+}  // namespace ibnbd::rtrs

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "base/check.h"
+#include "rtrs/path_policy.h"
+
+namespace ibnbd::rtrs {
+namespace {
+
+constexpr std::uint64_t kFixedCost = 16;        // KiB that are as much work as a request itself.
+constexpr std::int64_t kSlowSlackNs = 100'000;  // Differences below are nobody's business.
+constexpr std::int64_t kStallUnknownNs = 20'000'000;
+constexpr std::int64_t kStallFactor = 8;
+constexpr std::int64_t kSlowPercent = 200;
+constexpr std::int64_t kWellPercent = 150;
+constexpr std::uint64_t kMinLatencyTry = 64;  // One pick in so many goes to another path.
+
+}  // namespace
+
+std::size_t PathPolicy::ClassOf(const PathWork& work) {
+  const std::uint32_t kib = work.byte_count >> 10;
+  const std::size_t size = kib <= 4 ? 0 : kib <= 16 ? 1 : kib <= 64 ? 2 : 3;
+  return 2 * size + (work.is_read ? 1 : 0);
+}
+
+std::uint64_t PathPolicy::CostOf(const PathWork& work) {
+  return kFixedCost + (work.byte_count >> 10);
+}
+
+void PathPolicy::Add(std::uint32_t path) {
+  const std::uint32_t weight = paths_[path].weight;
+  paths_[path] = Path{};
+  paths_[path].weight = weight;
+  paths_[path].usable = true;
+}
+
+void PathPolicy::Remove(std::uint32_t path) { paths_[path].usable = false; }
+
+int PathPolicy::Pick(std::uint32_t candidates, const PathWork& work, std::int64_t now_ns) {
+  if (candidates == 0) return -1;
+  ++picks_;
+  // Weight 0 is for emergencies.
+  std::uint32_t mask = 0;
+  for (std::uint32_t i = 0; i < kClientPathsMax; ++i) {
+    if (Has(candidates, i) && paths_[i].weight > 0) mask |= 1u << i;
+  }
+  if (mask == 0) mask = candidates;
+  switch (kind_) {
+    case PathPolicyKind::kRoundRobin:
+      return PickRoundRobin(mask);
+    case PathPolicyKind::kMinInflight:
+      return PickMinInflight(mask, CostOf(work));
+    case PathPolicyKind::kMinLatency:
+      return PickMinLatency(mask, ClassOf(work));
+    case PathPolicyKind::kAdaptive:
+      break;
+  }
+  return PickAdaptive(mask, CostOf(work), now_ns);
+}
+
+// Smooth weighted round-robin: everybody earns its weight, the richest pays for all.
+int PathPolicy::PickRoundRobin(std::uint32_t mask) {
+  std::uint64_t total = 0;
+  int best = -1;
+  for (std::uint32_t i = 0; i < kClientPathsMax; ++i) {
+    if (!Has(mask, i)) continue;
+    const std::uint64_t weight = std::max<std::uint32_t>(paths_[i].weight, 1);
+    paths_[i].wins += weight;
+    total += weight;
+    if (best < 0 || paths_[i].wins > paths_[static_cast<std::size_t>(best)].wins) {
+      best = static_cast<int>(i);
+    }
+  }
+  Path& winner = paths_[static_cast<std::size_t>(best)];
+  winner.wins -= std::min(winner.wins, total);
+  return best;
+}
+
+int PathPolicy::PickMinInflight(std::uint32_t mask, std::uint64_t cost) {
+  int best = -1;
+  std::uint64_t best_work = 0, best_weight = 1;
+  turn_ = turn_ + 1 == kClientPathsMax ? 0 : turn_ + 1;
+  for (std::uint32_t n = 0; n < kClientPathsMax; ++n) {
+    const std::uint32_t i = (turn_ + n) % kClientPathsMax;
+    if (!Has(mask, i)) continue;
+    const std::uint64_t work = paths_[i].inflight_cost + cost;
+    const std::uint64_t weight = std::max<std::uint32_t>(paths_[i].weight, 1);
+    if (best < 0 || work * best_weight < best_work * weight) {
+      best = static_cast<int>(i);
+      best_work = work;
+      best_weight = weight;
+    }
+  }
+  return best;
+}
+
+int PathPolicy::PickMinLatency(std::uint32_t mask, std::size_t work_class) {
+  const bool tries = picks_ % kMinLatencyTry == 0;
+  if (tries) return PickRoundRobin(mask);
+  int best = -1;
+  for (std::uint32_t i = 0; i < kClientPathsMax; ++i) {
+    if (!Has(mask, i)) continue;
+    const std::int64_t ns = paths_[i].estimates[work_class].ns;  // 0, unknown: it is tried.
+    if (best < 0 || ns < paths_[static_cast<std::size_t>(best)].estimates[work_class].ns) {
+      best = static_cast<int>(i);
+    }
+  }
+  return best;
+}
+
+int PathPolicy::PickAdaptive(std::uint32_t mask, std::uint64_t cost, std::int64_t now_ns) {
+  std::uint32_t good = 0;
+  int probe = -1;
+  for (std::uint32_t i = 0; i < kClientPathsMax; ++i) {
+    if (!Has(mask, i)) continue;
+    Path& path = paths_[i];
+    if (!path.drained && IsStalled(path, now_ns)) Drain(path, now_ns);
+    if (path.drained && now_ns >= path.until_ns) TryReturn(path, now_ns);
+    if (!path.drained) {
+      good |= 1u << i;
+    } else if (probe < 0 && WantsProbe(path, now_ns)) {
+      probe = static_cast<int>(i);
+    }
+  }
+  if (good == 0) return PickMinInflight(mask, cost);  // All are ill alike.
+  if (probe < 0) return PickMinInflight(good, cost);
+  Path& path = paths_[static_cast<std::size_t>(probe)];
+  path.next_probe_ns = now_ns + kProbePauseNs;
+  path.next_probe_pick = picks_ + kPicksPerProbe;
+  return probe;
+}
+
+bool PathPolicy::WantsProbe(const Path& path, std::int64_t now_ns) const {
+  return path.inflight == 0 && now_ns >= path.next_probe_ns && picks_ >= path.next_probe_pick;
+}
+
+bool PathPolicy::IsStalled(const Path& path, std::int64_t now_ns) const {
+  if (path.inflight == 0) return false;
+  const std::int64_t silent_ns = now_ns - path.sign_ns;
+  if (silent_ns <= kStallNsMin) return false;
+  std::int64_t slowest_ns = 0;
+  for (const Estimate& estimate : path.estimates) slowest_ns = std::max(slowest_ns, estimate.ns);
+  const std::int64_t patience_ns =
+      slowest_ns == 0 ? kStallUnknownNs : std::max(kStallNsMin, kStallFactor * slowest_ns);
+  return silent_ns > patience_ns;
+}
+
+// Against the best of the other paths that are fit to be compared with.
+bool PathPolicy::IsSlow(const Path& path, std::size_t work_class, std::int64_t percent) const {
+  const Estimate& mine = path.estimates[work_class];
+  if (mine.samples < kSamplesMin) return false;
+  for (const Path& other : paths_) {
+    if (&other == &path || !other.usable || other.drained) continue;
+    const Estimate& theirs = other.estimates[work_class];
+    if (theirs.samples < kSamplesMin) continue;
+    if (mine.ns > theirs.ns * percent / 100 + kSlowSlackNs) return true;
+  }
+  return false;
+}
+
+bool PathPolicy::IsSlow(const Path& path, std::int64_t percent) const {
+  for (std::size_t c = 0; c < kClasses; ++c) {
+    if (IsSlow(path, c, percent)) return true;
+  }
+  return false;
+}
+
+void PathPolicy::Drain(Path& path, std::int64_t now_ns) {
+  // Who was well for long enough begins again with the shortest time.
+  const bool relapse =
+      path.probation_ns > 0 &&
+      now_ns - path.returned_ns < std::max(10 * path.probation_ns, kProbationNsMin);
+  path.probation_ns = relapse ? std::min(2 * path.probation_ns, kProbationNsMax) : kProbationNsMin;
+  path.drained = true;
+  path.until_ns = now_ns + path.probation_ns;
+  path.next_probe_ns = now_ns + kProbePauseNs;
+  path.next_probe_pick = picks_ + kPicksPerProbe;
+}
+
+// Its probes say whether it is well.  Without any, it gets its chance.
+void PathPolicy::TryReturn(Path& path, std::int64_t now_ns) {
+  if (IsStalled(path, now_ns) || IsSlow(path, kWellPercent)) return;
+  path.drained = false;
+  path.returned_ns = now_ns;
+}
+
+void PathPolicy::OnPosted(std::uint32_t index, const PathWork& work, std::int64_t now_ns) {
+  Path& path = paths_[index];
+  if (path.inflight++ == 0) path.sign_ns = now_ns;
+  path.inflight_cost += CostOf(work);
+}
+
+void PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work, std::int64_t posted_ns,
+                            std::int64_t now_ns) {
+  OnLost(index, work);
+  Path& path = paths_[index];
+  path.sign_ns = now_ns;
+  Estimate& estimate = path.estimates[ClassOf(work)];
+  const std::int64_t ns = std::max<std::int64_t>(now_ns - posted_ns, 1);
+  if (estimate.samples == 0) {
+    estimate = {ns, 1};
+  } else {
+    // One outlier moves little; a few in a row move all the more.
+    const std::int64_t clipped = std::min(ns, 4 * estimate.ns + 2 * kSlowSlackNs);
+    estimate.ns += (clipped - estimate.ns) / 8;
+    if (estimate.samples < kSamplesMin) ++estimate.samples;
+  }
+  if (kind_ == PathPolicyKind::kAdaptive && !path.drained &&
+      IsSlow(path, ClassOf(work), kSlowPercent)) {
+    Drain(path, now_ns);
+  }
+}
+
+void PathPolicy::OnLost(std::uint32_t index, const PathWork& work) {
+  Path& path = paths_[index];
+  DCHECK_GT(path.inflight, 0u);
+  --path.inflight;
+  path.inflight_cost -= CostOf(work);
+}
+
+std::int64_t PathPolicy::estimate_ns(std::uint32_t path) const {
+  for (const Estimate& estimate : paths_[path].estimates) {
+    if (estimate.samples > 0) return estimate.ns;
+  }
+  return 0;
+}
+
+}  // namespace ibnbd::rtrs
