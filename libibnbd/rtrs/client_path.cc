@@ -339,7 +339,7 @@ void ClientPath::OnProbeTimer() {
   }
   switch (probe_.Tick()) {
     case Heartbeat::Verdict::kDead:
-      if (!owner_.IsOtherPathAlive(*this, reactor_.now_ns() - 2 * session_.probe_interval_ns)) {
+      if (!owner_.IsOtherPathAlive(*this, reactor_.now_ns() - 3 * session_.probe_interval_ns / 2)) {
         return;
       }
       SIM_MARK("client: a silent path was given up");

@@ -102,7 +102,8 @@ class PathPolicy {
 
   PathPolicyKind kind_ = PathPolicyKind::kAdaptive;
   std::uint64_t picks_ = 0;
-  std::uint32_t turn_ = 0;  // Where to look first, so that equals take turns.
+  std::uint32_t turn_ =
+      0;  // Picked last: the next one is looked at first, so that equals take turns.
   std::array<Path, kClientPathsMax> paths_;
 };
 

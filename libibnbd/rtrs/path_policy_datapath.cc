@@ -79,8 +79,7 @@ int PathPolicy::PickRoundRobin(std::uint32_t mask) {
 int PathPolicy::PickMinInflight(std::uint32_t mask, std::uint64_t cost) {
   int best = -1;
   std::uint64_t best_work = 0, best_weight = 1;
-  turn_ = turn_ + 1 == kClientPathsMax ? 0 : turn_ + 1;
-  for (std::uint32_t n = 0; n < kClientPathsMax; ++n) {
+  for (std::uint32_t n = 1; n <= kClientPathsMax; ++n) {
     const std::uint32_t i = (turn_ + n) % kClientPathsMax;
     if (!Has(mask, i)) continue;
     const std::uint64_t work = paths_[i].inflight_cost + cost;
@@ -91,6 +90,7 @@ int PathPolicy::PickMinInflight(std::uint32_t mask, std::uint64_t cost) {
       best_weight = weight;
     }
   }
+  turn_ = static_cast<std::uint32_t>(best);
   return best;
 }
 

@@ -53,6 +53,10 @@ ClientActor::ClientActor(World& world, std::string name, SocketAddress server,
   rnbd::Client::Options client_options;
   client_options.session.name = std::move(name);
   client_options.session.server = server_;
+  for (const SocketAddress& more : options_.more_servers) {
+    client_options.session.more_paths.push_back({more});
+  }
+  client_options.session.policy = options_.policy;
   client_options.session.seed = prng_.Next();
   client_options.session.heartbeat_interval_ns = options_.heartbeat_ns;
   auto client = rnbd::Client::Create(client_options, *ports_[0], lanes);

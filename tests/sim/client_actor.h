@@ -28,6 +28,8 @@ struct WorkloadOptions {
   std::int64_t fail_after_ns = -1;  // Loss policy.
   std::int64_t think_ns_max = 200 * kNsPerUs;
   std::int64_t heartbeat_ns = kNsPerSecond;
+  std::vector<SocketAddress> more_servers;  // Where its other paths lead.
+  rtrs::PathPolicyKind policy = rtrs::PathPolicyKind::kAdaptive;
   bool backend_may_fail = false;  // EIO is then an answer, not a finding.
 };
 

@@ -62,6 +62,10 @@ Scene::Scene(const ScenarioOptions& options)
     workload.think_ns_max = options_.think_ns_max;
     workload.heartbeat_ns = options_.heartbeat_ns;
     workload.fail_after_ns = options_.fail_after_ns;
+    for (std::uint32_t rail = 1; rail < options_.paths; ++rail) {
+      workload.more_servers.push_back(server_.address(rail));
+    }
+    workload.policy = options_.policy;
     workload.backend_may_fail = options_.disk_error_ppm > 0;
     oracles_.push_back(std::make_unique<VolumeOracle>(i, workload.sector_count));
     clients_.push_back(std::make_unique<ClientActor>(world_, absl::StrCat("client", i),
@@ -195,11 +199,13 @@ ScenarioResult Scene::Result() {
 
 std::string ScenarioOptions::ToString() const {
   return absl::StrFormat(
-      "seed %d: %d clients, %d lanes, %d reactors; up to %d crashes (%s); disk up to %d us, errors "
+      "seed %d: %d clients, %d lanes, %d paths (policy %d), %d reactors; up to %d crashes (%s); "
+      "disk up to %d us, errors "
       "%d ppm; "
       "fail-after %d ms; %s",
-      seed, clients, lanes, reactors, crash_count_max, power_loss ? "power loss" : "kill",
-      disk_ns_max / kNsPerUs, disk_error_ppm, fail_after_ns / kNsPerMs, plan.ToString());
+      seed, clients, lanes, paths, static_cast<int>(policy), reactors, crash_count_max,
+      power_loss ? "power loss" : "kill", disk_ns_max / kNsPerUs, disk_error_ppm,
+      fail_after_ns / kNsPerMs, plan.ToString());
 }
 
 ScenarioOptions DrawScenario(std::uint64_t seed) {
@@ -230,6 +236,8 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   static constexpr std::int64_t kDiskNsMax[] = {200 * kNsPerUs, 200 * kNsPerUs, 20 * kNsPerMs,
                                                 2 * kNsPerSecond};
   options.disk_ns_max = kDiskNsMax[prng.Below(4)];
+  options.paths = prng.Chance(500'000) ? 2 + static_cast<std::uint32_t>(prng.Below(2)) : 1;
+  options.policy = static_cast<rtrs::PathPolicyKind>(prng.Below(4));
   return options;
 }
 

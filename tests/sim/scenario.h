@@ -29,6 +29,8 @@ struct ScenarioOptions {
   std::int64_t think_ns_max = 5 * kNsPerMs;  // Pause of a worker between two IOs.
   std::int64_t heartbeat_ns = kNsPerSecond;  // Both sides.
   std::uint32_t lanes = 2, reactors = 2;
+  std::uint32_t paths = 1;  // Of each client, on rails of their own.
+  rtrs::PathPolicyKind policy = rtrs::PathPolicyKind::kAdaptive;
   std::function<void(const std::string&)> trace;  // Verbose lines.
 
   [[nodiscard]] std::string ToString() const;
