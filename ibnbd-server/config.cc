@@ -168,6 +168,10 @@ void Reader::Setting(const toml::key& key, const toml::node& node, Settings& set
     settings.queue_depth = number32();
   } else if (name == "io_size") {
     settings.io_size = number32();
+  } else if (name == "invalidate") {
+    const std::string when = String(node, name);
+    if (when != "always" && when != "never") Refuse(node, name, "expected always or never");
+    settings.invalidate = when == "always";
   } else if (name == "sessions_max") {
     settings.session_count_max = number32();
   } else if (name == "memory_max") {

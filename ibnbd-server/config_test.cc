@@ -23,6 +23,7 @@ threads = 2
 queue_depth = 64
 io_size = "256K"
 sessions_max = 9
+invalidate = "always"
 memory_max = "2G"
 memory = "huge"
 search_path = "/srv/%SESSNAME%"
@@ -43,6 +44,7 @@ block_size = 4096
   EXPECT_EQ(settings->queue_depth, 64u);
   EXPECT_EQ(settings->io_size, 256u << 10);
   EXPECT_EQ(settings->session_count_max, 9u);
+  EXPECT_EQ(settings->invalidate, true);
   EXPECT_EQ(settings->memory_max, std::uint64_t{2} << 30);
   EXPECT_EQ(settings->memory, "huge");
   EXPECT_EQ(settings->search_path, "/srv/%SESSNAME%");
@@ -57,6 +59,8 @@ TEST(Config, MistakesHaveTheirLine) {
   EXPECT_THAT(MistakeIn("\nthis is [not TOML"), StartsWith("s.toml:2: "));
   EXPECT_THAT(MistakeIn("threads = 1\nthread = 2\n"), StartsWith("s.toml:2: thread: unknown key"));
   EXPECT_THAT(MistakeIn("threads = \"x\"\n"), StartsWith("s.toml:1: threads: size \"x\""));
+  EXPECT_THAT(MistakeIn("invalidate = \"Y\"\n"),
+              StartsWith("s.toml:1: invalidate: expected always or never"));
   EXPECT_THAT(MistakeIn("threads = true\n"), StartsWith("s.toml:1: threads: expected a number"));
   EXPECT_THAT(MistakeIn("threads = -1\n"), StartsWith("s.toml:1: threads: is negative"));
   EXPECT_THAT(MistakeIn("io_size = \"8G\"\n"), StartsWith("s.toml:1: io_size: is too large"));

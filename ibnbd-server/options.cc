@@ -69,6 +69,13 @@ void AddSettings(CLI::App& app, Settings& settings) {
   app.add_option("--queue-depth", settings.queue_depth, "IOs in flight per session [128]")
       ->type_name("N");
   AddSize(app, "--io-size", settings.io_size, "Largest IO in one piece [128K]");
+  app.add_option_function<std::string>(
+         "--invalidate",
+         [&settings](const std::string& value) { settings.invalidate = value == "always"; },
+         "always: a fresh key for each IO (RDMA only), never: keys hold as long as their path "
+         "[never]")
+      ->check(CLI::IsMember({"always", "never"}))
+      ->type_name("WHEN");
   app.add_option("--sessions-max", settings.session_count_max, "Sessions at once [1024]")
       ->type_name("N");
   AddSize(app, "--memory-max", settings.memory_max, "Memory for the buffers of all sessions [4G]");

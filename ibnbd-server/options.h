@@ -22,6 +22,7 @@ struct Settings {
   std::optional<std::uint32_t> thread_count;
   std::optional<std::uint32_t> queue_depth;
   std::optional<std::uint32_t> io_size;
+  std::optional<bool> invalidate;  // Keys per IO.
   std::optional<std::uint32_t> session_count_max;
   std::optional<std::uint64_t> memory_max;
   std::optional<std::string> memory;  // Name of a MemoryProvider.

@@ -41,6 +41,8 @@ TEST(Options, ReadsEverything) {
                                     "64",
                                     "--io-size",
                                     "256K",
+                                    "--invalidate",
+                                    "never",
                                     "--sessions-max",
                                     "7",
                                     "--memory-max",
@@ -69,6 +71,7 @@ TEST(Options, ReadsEverything) {
   EXPECT_EQ(settings.thread_count, 2u);
   EXPECT_EQ(settings.queue_depth, 64u);
   EXPECT_EQ(settings.io_size, 256u << 10);
+  EXPECT_EQ(settings.invalidate, false);
   EXPECT_EQ(settings.session_count_max, 7u);
   EXPECT_EQ(settings.memory_max, std::uint64_t{1} << 30);
   EXPECT_EQ(settings.search_path, "/srv/%SESSNAME%");
@@ -101,6 +104,9 @@ TEST(Options, MistakesAreNamedInOneLine) {
   EXPECT_THAT(MistakeIn({"--export", "v=/x", "--io-size", "1.5M"}), HasSubstr("1.5M"));
   EXPECT_THAT(MistakeIn({"--export", "v=/x", "--io-size", "8G"}), HasSubstr("too large"));
   EXPECT_THAT(MistakeIn({"--export", "v=/x", "--log-level", "loud"}), HasSubstr("loud"));
+  EXPECT_THAT(MistakeIn({"--export", "v=/x", "--invalidate", "often"}), HasSubstr("often"));
+  EXPECT_THAT(MistakeIn({"--export", "v=/x", "--invalidate", "always"}),
+              HasSubstr("\"tcp://0.0.0.0\": a key per IO needs"));
   EXPECT_THAT(MistakeIn({"--export", "v=/x", "--stats-on", "SIGKILL"}), HasSubstr("SIGKILL"));
   EXPECT_THAT(MistakeIn({"--export", "v=/x", "--stop-timeout", "0"}), HasSubstr("--stop-timeout"));
   EXPECT_THAT(MistakeIn({"--export", "v=/x", "stray"}), HasSubstr("stray"));

@@ -135,6 +135,7 @@ rnbd::ServerOptions ServerProcess::ServerOptionsFromSettings() const {
   rnbd::ServerOptions options;
   options.queue_depth = settings_.queue_depth.value_or(options.queue_depth);
   options.io_size_max = settings_.io_size.value_or(options.io_size_max);
+  options.keys_per_io = settings_.invalidate.value_or(false);
   options.sessions_max = settings_.session_count_max.value_or(options.sessions_max);
   options.chunk_memory_max = settings_.memory_max.value_or(options.chunk_memory_max);
   if (settings_.memory) options.memory = FindMemoryProvider(*settings_.memory);
@@ -150,7 +151,7 @@ std::string ServerProcess::MemoryBill() const {
       "memory: ", SizeText(session), " per session (", options.queue_depth, " chunks of ",
       SizeText(chunk), "), at most ", SizeText(options.chunk_memory_max), " in all: ",
       std::min<std::uint64_t>(options.sessions_max, options.chunk_memory_max / session),
-      " sessions");
+      " sessions", options.keys_per_io ? "; a key per IO" : "");
 }
 
 // What reload removes goes at once; what it changes goes if nobody has it open.

@@ -41,6 +41,12 @@ absl::Status Validate(const Settings& settings) {
       return absl::InvalidArgumentError(
           absl::StrCat("listen: address \"", text, "\": names an export; expected HOST:PORT only"));
     }
+    if (settings.invalidate.value_or(false) && uri->scheme != "rdma") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("invalidate always: address \"", text,
+                       "\": a key per IO needs the memory windows of RDMA; listen on rdma:// "
+                       "addresses alone, in a server of its own"));
+    }
   }
   if (settings.search_path) RETURN_IF_ERROR(SearchPath::Parse(*settings.search_path).status());
   std::set<std::string> names;
@@ -64,6 +70,7 @@ absl::StatusOr<Settings> MergeSettings(const Settings& command_line, const Setti
   take(merged.thread_count, config.thread_count);
   take(merged.queue_depth, config.queue_depth);
   take(merged.io_size, config.io_size);
+  take(merged.invalidate, config.invalidate);
   take(merged.session_count_max, config.session_count_max);
   take(merged.memory_max, config.memory_max);
   take(merged.memory, config.memory);
@@ -82,6 +89,7 @@ std::vector<std::string> ChangedSettings(const Settings& before, const Settings&
   compare("threads", before.thread_count, after.thread_count);
   compare("queue_depth", before.queue_depth, after.queue_depth);
   compare("io_size", before.io_size, after.io_size);
+  compare("invalidate", before.invalidate, after.invalidate);
   compare("sessions_max", before.session_count_max, after.session_count_max);
   compare("memory_max", before.memory_max, after.memory_max);
   compare("memory", before.memory, after.memory);

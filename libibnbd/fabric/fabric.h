@@ -39,9 +39,9 @@
 //  F13 Keys and connections belong to a domain: one that was created, or else the fabric's common
 //      one.  To a connection of another domain a key is foreign, however somebody came by it: as
 //      the peer's rkey (F6), and as an lkey of our own (kLocalFault).
-//  F14 A region registered as kWindows has no rkey; the window on it has, and reaches all of it (not
-//      a part: rxe checks the bounds of the region alone).  kOpenWindow kills the rkey that its
-//      window has and gives it the next, which Window::next_rkey() told before the post;
+//  F14 A region registered as kWindows has no rkey; the window on it has, and reaches all of it,
+//      never a part: rxe checks the bounds of the region alone.  kOpenWindow kills the rkey that
+//      its window has and gives it the next, which Window::next_rkey() told before the post;
 //      kCloseWindow kills it only.  Both are requests like any other that send nothing: they take
 //      effect before what is posted behind them on the same connection, and a write with a killed
 //      rkey that begins later fails as in F6 on every connection of the domain.  Fabrics without

@@ -51,6 +51,7 @@ rtrs::ServerOptions MakeTransportOptions(const ServerOptions& options) {
   rtrs::ServerOptions transport;
   transport.path.geometry = {options.queue_depth, options.io_size_max};
   transport.path.memory = options.memory;
+  if (options.keys_per_io) transport.path.keys = rtrs::KeyPolicy::kPerIo;
   transport.path.handshake_timeout_ns = options.handshake_timeout_ns;
   transport.path.heartbeat_interval_ns = options.heartbeat_interval_ns;
   transport.path.heartbeat_missed_max = options.heartbeat_missed_max;

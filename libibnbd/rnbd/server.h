@@ -45,13 +45,16 @@ struct ServerOptions {
   std::uint32_t queue_depth = 128;  // Chunks per session; constant over restarts (wire.md 1.4).
   std::uint32_t io_size_max =
       128 << 10;  // Data bytes per chunk; a multiple of 4096.  A page of header follows.
+  // A fresh key for a chunk with each answer, and none while a write executes (NEW_RKEY); else keys
+  // hold as long as their path.  Only on fabrics with memory windows.
+  bool keys_per_io = false;
   std::uint32_t sessions_max = 1024;
   std::uint32_t connections_per_session_max = 256;
   std::uint32_t devices_per_session_max = 1024;
   std::uint64_t chunk_memory_max = std::uint64_t{4}
-                                   << 30;  // Over all sessions; more are refused (ENOMEM).
+                                   << 30;           // Over all sessions; more are refused (ENOMEM).
   const MemoryProvider* memory = &OrdinaryPages();  // Of the chunks.
-  std::uint32_t handshakes_max = 256;      // Clients between their first connect and INFO_REQ.
+  std::uint32_t handshakes_max = 256;  // Clients between their first connect and INFO_REQ.
   std::uint32_t handshake_connections_max = 512;  // Theirs; at least connections_per_session_max.
   std::int64_t handshake_timeout_ns = 30 * kNsPerSecond;  // From the first connect to INFO_REQ.
   std::int64_t heartbeat_interval_ns = 5 * kNsPerSecond;

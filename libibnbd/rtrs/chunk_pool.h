@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory that the server lends to one path: `queue_depth` chunks in one arena, registered for
-// the peer's writes, and one request per chunk.  Made on the control thread when the client has
-// introduced itself; used by the path's lanes; destroyed on the control thread after all of them
-// are closed.
+// the peer's writes, and one request per chunk.  With a key per path all of it is one region; with
+// a key per IO each chunk is a region with a window.  Made on the control thread when the client
+// has introduced itself; used by the path's lanes; destroyed on the control thread after all of
+// them are closed.
 #pragma once
 
 #include <cstdint>
@@ -31,19 +32,30 @@ struct ChunkGeometry {
   }
 };
 
+enum class KeyPolicy : std::uint8_t {
+  kPerPath,  // A key holds for as long as its path.
+  kPerIo     // For one IO, and not while that writes: the answer brings the next.
+};
+
 class ChunkPool {
  public:
   static absl::StatusOr<std::unique_ptr<ChunkPool>> Create(const ChunkGeometry& geometry,
                                                            const MemoryProvider& provider,
-                                                           fabric::Domain& domain,
+                                                           KeyPolicy keys, fabric::Domain& domain,
                                                            std::size_t reactor_count,
                                                            ServerPathService& service,
                                                            ChunkFence& fence);
   ~ChunkPool();  // Requires: no chunk claimed, no reactor uses it, all connections drained.
 
   [[nodiscard]] const ChunkGeometry& geometry() const { return geometry_; }
-  [[nodiscard]] const fabric::Region& region() const { return *region_; }
-  [[nodiscard]] std::uint32_t lkey() const { return lkey_; }
+  [[nodiscard]] bool has_windows() const { return !windows_.empty(); }
+  [[nodiscard]] std::uint32_t lkey(std::uint32_t id) const {
+    return regions_[has_windows() ? id : 0]->lkey();
+  }
+  [[nodiscard]] fabric::Window& window(std::uint32_t id) const { return *windows_[id]; }
+  // What INFO_RSP tells of it: one descriptor, or one per chunk with the key that the window's
+  // first opening will give.
+  std::size_t Describe(std::span<std::byte> out) const;
   [[nodiscard]] std::span<std::byte> chunk(std::uint32_t id) const {
     return memory_.subspan(std::size_t{id} * chunk_size_, chunk_size_);
   }
@@ -62,14 +74,15 @@ class ChunkPool {
     int slot = -1;
   };
   ChunkPool(const ChunkGeometry& geometry, std::size_t reactor_count, ChunkFence& fence);
+  absl::Status Register(KeyPolicy keys, fabric::Domain& domain);
 
   const ChunkGeometry geometry_;
   const std::size_t chunk_size_;
   ChunkFence& fence_;
   Arena arena_;
-  std::unique_ptr<fabric::Region> region_;
   std::span<std::byte> memory_;
-  std::uint32_t lkey_ = 0;
+  std::vector<std::unique_ptr<fabric::Region>> regions_;  // Of all chunks together, or of each.
+  std::vector<std::unique_ptr<fabric::Window>> windows_;  // Of each, or none.
   std::vector<std::unique_ptr<ServerRequest>> requests_;
   std::vector<RingBuffer> ring_buffers_;
 };

@@ -59,7 +59,11 @@ absl::Status ServerLane::AcceptNow(fabric::Incoming& incoming) {
                   fabric::ReceiveRequest{Port::MakeCookie(context_, kReceiveKind, {}), {}});
 
   fabric::ConnectionOptions options;
-  options.limits.sends_max = geometry.queue_depth + kSpareSends;
+  const bool per_io = options_.keys == KeyPolicy::kPerIo;
+  // With keys per IO an answer is up to three sends, and a close before: who waits for credits is
+  // slower, not stuck.
+  options.limits.sends_max = geometry.queue_depth * (per_io ? 2 : 1) + kSpareSends;
+  if (per_io) options.limits.inline_size_max = sizeof(proto::RkeyRsp);
   options.limits.receives_max = static_cast<std::uint32_t>(receives.size());
   options.limits.sges_max = 2;
   options.context = context_;
@@ -68,11 +72,28 @@ absl::Status ServerLane::AcceptNow(fabric::Incoming& incoming) {
   const proto::ConnRsp response{
       .queue_depth = proto::le16(static_cast<std::uint16_t>(geometry.queue_depth)),
       .max_io_size = proto::le32(geometry.io_size_max),
-      .max_hdr_size = proto::le32(proto::kDefaultHdrSizeMax)};
+      .max_hdr_size = proto::le32(proto::kDefaultHdrSizeMax),
+      .flags = proto::le32(per_io ? proto::kConnRspNewRkey : 0)};
   ASSIGN_OR_RETURN(connection_, incoming.Accept(port_.poller(), options, proto::AsBytes(response)));
   sends_max_ = connection_->limits().sends_max;
   signal_interval_ = sends_max_ / 4;
   return absl::OkStatus();
+}
+
+void ServerLane::OpenWindows(ChunkPool& pool) {
+  DCHECK(port_.reactor().InThread());
+  if (state_ != State::kOpen) return;
+  const std::uint32_t depth = options_.geometry.queue_depth;
+  for (std::uint32_t id = 0; id < depth;) {
+    std::size_t count = 0;
+    for (; count < kPostBatch && id < depth; ++count, ++id) {
+      fabric::SendRequest& send = send_batch_[count] = {};
+      CHECK(TakeCredit(send, false));
+      send.opcode = fabric::Opcode::kOpenWindow;
+      send.window = &pool.window(id);
+    }
+    connection_->PostSend({send_batch_.data(), count});
+  }
 }
 
 void ServerLane::Grant(ChunkPool& pool, ServerLaneService& service) {
@@ -119,6 +140,7 @@ void ServerLane::Break(const char* why, int error, Blame blame) {
     disconnected_ = true;
   }
   while (!responses_.empty()) ReleaseRequest(responses_.PopFront());
+  AbandonKeys();
   if (was_draining) TryFinishDrain();
   control_.Post([owner = &owner_, text, blame] { owner->OnLaneBroken(text, blame); });
   RequestTurnEnd();

@@ -49,6 +49,7 @@ struct ServerLaneOptions {
   std::uint32_t cid = 0;
   std::uint32_t reactor_index = 0;
   ChunkGeometry geometry;
+  KeyPolicy keys = KeyPolicy::kPerPath;
   fabric::Domain* domain = nullptr;  // The path's.
 };
 
@@ -80,6 +81,7 @@ class ServerLane final : public PortClient {
   // Between OnLaneClosed() and destruction: frees what must be freed on this thread.
   void Reap();
   // Connection 0.
+  void OpenWindows(ChunkPool& pool);  // Before Grant().
   void SendInfoRsp(std::uint32_t byte_count);
   void SendHeartbeat();
 
@@ -100,7 +102,14 @@ class ServerLane final : public PortClient {
     kBroken,    // Waits for kDisconnected, drained(), and the end of what executes.
     kClosed     // Has told the owner, or is about to.
   };
-  enum Kind : std::uint8_t { kReceiveKind = 1, kInfoReceiveKind = 2, kSendKind = 3 };
+  enum Kind : std::uint8_t {
+    kReceiveKind = 1,
+    kInfoReceiveKind = 2,
+    kSendKind = 3,  // This and those behind it: of sends.
+    kCloseKind = 4,
+    kAnswerKind = 5
+  };
+  using Turn = ServerRequest::Turn;
   static constexpr std::size_t kPostBatch = 32;  // Per call; a turn may need several.
 
   [[nodiscard]] bool open() const { return state_ == State::kOpen || state_ == State::kDraining; }
@@ -110,12 +119,26 @@ class ServerLane final : public PortClient {
   void OnRequestComplete(ServerRequest& request, int error);
   void PostReceives();
   void PostSends();
-  bool TakeCredit(fabric::SendRequest& send, bool force_signal);
+  bool TakeCredit(fabric::SendRequest& send, bool force_signal, Kind kind = kSendKind,
+                  std::uint32_t chunk_id = 0);
   bool NextSend(fabric::SendRequest& send, fabric::Sge& sge);
   void FillResponse(fabric::SendRequest& send, fabric::Sge& sge, ServerRequest& request);
+  void Begin(ServerRequest& request, std::uint32_t off);
+  void Execute(ServerRequest& request);
   void ReleaseRequest(ServerRequest& request);
   void LeaveFence(ServerRequest& request);
   void RequestTurnEnd() { port_.RequestTurnEnd(context_); }
+  // server_lane_keys_datapath.cc
+  bool NextClose(fabric::SendRequest& send);
+  bool NextKeyedResponse(fabric::SendRequest& send, fabric::Sge& sge);
+  void OnWindowClosed();
+  void OnAnswerLanded(ServerRequest& request);
+  // server_lane_keys.cc
+  void Want(ServerRequest& request, std::uint32_t off);
+  void OnWanted(ServerRequest& request, ServerLane& lane, std::uint32_t off);
+  void HandOver(ServerRequest& request);
+  void OnHandedOver(ServerRequest& request, std::uint32_t off);
+  void AbandonKeys();
   // server_lane.cc
   void Resume(ServerRequest& request);
   static void ResumeOnItsLane(ServerRequest& request);
@@ -142,7 +165,15 @@ class ServerLane final : public PortClient {
 
   std::uint32_t executing_count_ = 0;       // Requests with the service.
   IntrusiveList<ServerRequest> responses_;  // Completed, to be posted.
-  std::uint32_t receives_owed_ = 0;         // Consumed, to be posted again.
+  // Keys per IO.
+  enum class Step : std::uint8_t { kData, kWindow, kMessage };
+  IntrusiveList<ServerRequest> to_close_;  // Writes whose window is to be closed first.
+  IntrusiveList<ServerRequest> closing_;   // Its request is posted; in that order.
+  // Whose answers have not landed: kAnswered, kWanted.
+  IntrusiveList<ServerRequest> answered_;
+  Step step_ = Step::kData;          // Of the answer to responses_.front().
+  std::uint32_t next_rkey_ = 0;      // Of its chunk.
+  std::uint32_t receives_owed_ = 0;  // Consumed, to be posted again.
   std::uint32_t acks_owed_ = 0;
   bool heartbeat_owed_ = false;
   std::uint32_t info_rsp_size_ = 0;  // To be sent; 0: none.
@@ -159,6 +190,7 @@ class ServerLane final : public PortClient {
   std::array<fabric::SendRequest, kPostBatch> send_batch_;
   std::array<fabric::Sge, kPostBatch> sge_batch_;
   std::array<fabric::ReceiveRequest, kPostBatch> receive_batch_;
+  std::array<proto::RkeyRsp, kPostBatch> rkey_batch_;
 
   std::atomic<std::uint64_t> receive_count_{0};  // Written by the lane's thread alone.
   std::atomic<std::uint32_t> executing_seen_{0};

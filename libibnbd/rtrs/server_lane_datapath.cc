@@ -23,9 +23,15 @@ void ServerLane::OnCompletion(const CookieParts& cookie, const fabric::Completio
     }
     return Break("connection lost", 0, Blame::kNetwork);
   }
-  if (cookie.kind == kSendKind) {
-    DCHECK_GE(sends_outstanding_, cookie.slot.index);
-    sends_outstanding_ -= cookie.slot.index;  // How many sends this completion covers.
+  if (cookie.kind >= kSendKind) {
+    const bool is_answer = cookie.kind == kAnswerKind;
+    // How many sends this completion covers.
+    const std::uint32_t count = is_answer ? cookie.slot.generation : cookie.slot.index;
+    DCHECK_GE(sends_outstanding_, count);
+    sends_outstanding_ -= count;
+    if (is_answer) OnAnswerLanded(pool_->request(cookie.slot.index));
+    if (cookie.kind == kCloseKind) OnWindowClosed();
+    if (!to_close_.empty()) RequestTurnEnd();
     if (!responses_.empty() || state_ == State::kDraining) RequestTurnEnd();
     return;
   }
@@ -67,20 +73,35 @@ void ServerLane::OnIoRequest(std::uint32_t imm) {
     return;
   }
   ServerRequest& request = pool_->request(fields.mem_id);
-  if (request.claimed_.exchange(true, std::memory_order_acquire)) [[unlikely]] {
-    return Break("request: its chunk is still executing");
+  Turn seen = Turn::kFree;
+  if (request.turn_.compare_exchange_strong(seen, Turn::kTaken, std::memory_order_acquire))
+      [[likely]] {
+    return Begin(request, fields.off);
   }
-  const std::span<std::byte> chunk = pool_->chunk(fields.mem_id);
+  if (seen == Turn::kAnswered) return Want(request, fields.off);
+  Break("request: its chunk is still executing");
+}
+
+void ServerLane::Begin(ServerRequest& request, std::uint32_t off) {
+  const std::span<std::byte> chunk = pool_->chunk(request.chunk_id_);
   const char* reason = proto::DecodeIoRequest(
-      chunk, fields.off, {.max_io_size = options_.geometry.io_size_max}, &request.wire_);
+      chunk, off, {.max_io_size = options_.geometry.io_size_max}, &request.wire_);
   if (reason != nullptr) [[unlikely]] {
-    request.claimed_.store(false, std::memory_order_release);
+    ReleaseRequest(request);
     return Break(reason);
   }
   request.data_ = chunk.first(request.wire_.data_len);
   request.lane_ = this;
   request.registered_buffer_ = registered_buffer_;
   executing_seen_.store(++executing_count_, std::memory_order_relaxed);
+  if (pool_->has_windows() && !request.wire_.is_read && !request.data_.empty()) {
+    to_close_.PushBack(request);  // Posted at the end of the turn; OnWindowClosed() follows.
+    return RequestTurnEnd();
+  }
+  Execute(request);
+}
+
+void ServerLane::Execute(ServerRequest& request) {
   if (!pool_->fence().Enter(request)) [[unlikely]] {
     return;  // Resume() follows.
   }
@@ -89,7 +110,7 @@ void ServerLane::OnIoRequest(std::uint32_t imm) {
 
 void ServerLane::OnRequestComplete(ServerRequest& request, int error) {
   DCHECK(port_.reactor().InThread());
-  DCHECK(request.claimed_.load(std::memory_order_relaxed));
+  DCHECK(request.turn_.load(std::memory_order_relaxed) == Turn::kTaken);
   DCHECK_GT(executing_count_, 0u);
   LeaveFence(request);
   executing_seen_.store(--executing_count_, std::memory_order_relaxed);
@@ -109,7 +130,7 @@ void ServerLane::LeaveFence(ServerRequest& request) {
 }
 
 void ServerLane::ReleaseRequest(ServerRequest& request) {
-  request.claimed_.store(false, std::memory_order_release);
+  request.turn_.store(Turn::kFree, std::memory_order_release);
 }
 
 void ServerLane::OnTurnEnd() {
@@ -135,7 +156,8 @@ void ServerLane::PostReceives() {
 
 // Takes a send credit and decides whether this send is the one that gives some back; false if there
 // is none: the completion of a signaled send asks for another turn end.
-bool ServerLane::TakeCredit(fabric::SendRequest& send, bool force_signal) {
+bool ServerLane::TakeCredit(fabric::SendRequest& send, bool force_signal, Kind kind,
+                            std::uint32_t chunk_id) {
   if (sends_outstanding_ >= sends_max_) {
     ++credit_waits_;
     return false;
@@ -143,7 +165,11 @@ bool ServerLane::TakeCredit(fabric::SendRequest& send, bool force_signal) {
   ++sends_outstanding_;
   ++sends_since_signal_;
   send.signaled = force_signal || sends_since_signal_ >= signal_interval_;
-  send.cookie = Port::MakeCookie(context_, kSendKind, {sends_since_signal_, 0});
+  // How many sends its completion covers.  The generation has room for an answer's few.
+  DCHECK(kind != kAnswerKind || sends_since_signal_ < 1u << kSlotGenerationBits);
+  send.cookie = kind == kAnswerKind
+                    ? Port::MakeCookie(context_, kind, {chunk_id, sends_since_signal_})
+                    : Port::MakeCookie(context_, kind, {sends_since_signal_, 0});
   if (send.signaled) sends_since_signal_ = 0;
   return true;
 }
@@ -171,6 +197,8 @@ bool ServerLane::NextSend(fabric::SendRequest& send, fabric::Sge& sge) {
     }
     return true;
   }
+  if (!to_close_.empty()) return NextClose(send);
+  if (!responses_.empty() && pool_->has_windows()) return NextKeyedResponse(send, sge);
   if (!responses_.empty()) {
     if (!TakeCredit(send, state_ == State::kDraining)) return false;
     FillResponse(send, sge, responses_.PopFront());
@@ -191,7 +219,7 @@ void ServerLane::FillResponse(fabric::SendRequest& send, fabric::Sge& sge, Serve
   send.imm = proto::PackIoRsp(proto::ImmType::kIoRsp,
                               {.msg_id = request.chunk_id_, .error = request.error_});
   if (request.wire_.has_desc && request.error_ == 0) {
-    sge = {request.data_.data(), request.wire_.data_len, pool_->lkey()};
+    sge = {request.data_.data(), request.wire_.data_len, pool_->lkey(request.chunk_id_)};
     send.sges = {&sge, 1};
     send.remote = {request.wire_.desc_addr, request.wire_.desc_key};
   }

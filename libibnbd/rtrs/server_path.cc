@@ -54,7 +54,9 @@ ServerPath::~ServerPath() {
 }
 
 absl::Status ServerPath::PrepareInfoMemory() {
-  ASSIGN_OR_RETURN(info_arena_, Arena::Create(4096));
+  const std::size_t size =
+      ServerLane::kInfoRspOffset + proto::InfoRspSizeMax(options_.geometry.queue_depth);
+  ASSIGN_OR_RETURN(info_arena_, Arena::Create(size));
   ASSIGN_OR_RETURN(info_region_, domain_->Register(info_arena_.bytes(), fabric::Access::kLocal));
   return absl::OkStatus();
 }
@@ -78,8 +80,8 @@ void ServerPath::Accept(std::uint32_t cid, std::unique_ptr<fabric::Incoming> inc
   CHECK(state_ == State::kConnecting && lanes_[cid] == nullptr);
   const std::uint32_t reactor = reactors_[cid];
   lanes_[cid] = std::make_unique<ServerLane>(
-      ServerLaneOptions{cid, reactor, options_.geometry, domain_.get()}, *ports_[reactor],
-      control(), *this, cid == 0 ? info_region_.get() : nullptr);
+      ServerLaneOptions{cid, reactor, options_.geometry, options_.keys, domain_.get()},
+      *ports_[reactor], control(), *this, cid == 0 ? info_region_.get() : nullptr);
   ++connection_count_;
   ServerLane& lane = *lanes_[cid];
   if (cid == 0) return lane.Accept(std::move(incoming));
@@ -122,6 +124,9 @@ void ServerPath::JoinSession() {
   if (!status.ok()) return Break(std::string(status.message()), Blame::kPeer);
   state_ = State::kGranting;
   grants_awaited_ = connection_count_;
+  // Before any other lane may touch a window; INFO_RSP goes out behind it, on the same connection.
+  info_rsp_size_ = pool_->Describe(info_region_->memory().subspan(ServerLane::kInfoRspOffset));
+  if (pool_->has_windows()) lanes_[0]->OpenWindows(*pool_);
   ForEachLane([this](ServerLane& lane) { lane.Grant(*pool_, service_->lane(lane.cid())); });
 }
 
@@ -137,8 +142,9 @@ absl::Status ServerPath::OpenChunks() {
   if (request_.minor() >= proto::kRtrsMinorFence) info.fencer = this;
   info.peer = peer_;
   service_ = owner_.SessionServiceOf(*this).OpenPath(info);
-  ASSIGN_OR_RETURN(pool_, ChunkPool::Create(options_.geometry, *options_.memory, *domain_,
-                                            ports_.size(), *service_, owner_.FenceOf(*this)));
+  ASSIGN_OR_RETURN(pool_,
+                   ChunkPool::Create(options_.geometry, *options_.memory, options_.keys, *domain_,
+                                     ports_.size(), *service_, owner_.FenceOf(*this)));
   return absl::OkStatus();
 }
 
@@ -148,20 +154,7 @@ void ServerPath::OnLaneGranted() {
   state_ = State::kUp;
   LeaveHandshake();
   heartbeat_timer_.ArmAfter(options_.heartbeat_interval_ns);
-  SendInfoRsp();
-}
-
-void ServerPath::SendInfoRsp() {
-  const std::span<std::byte> out = info_region_->memory().subspan(ServerLane::kInfoRspOffset);
-  const fabric::Region& region = pool_->region();
-  const proto::InfoRspHeader header{.sg_cnt = proto::le16(1)};
-  const proto::SgDesc desc{
-      .addr = proto::le64(reinterpret_cast<std::uintptr_t>(region.memory().data())),
-      .key = proto::le32(region.rkey()),
-      .len = proto::le32(static_cast<std::uint32_t>(options_.geometry.byte_count()))};
-  std::size_t size = proto::Encode(out, header);
-  size += proto::Encode(out.subspan(size), desc);
-  lanes_[0]->SendInfoRsp(static_cast<std::uint32_t>(size));
+  lanes_[0]->SendInfoRsp(static_cast<std::uint32_t>(info_rsp_size_));
 }
 
 // Whatever arrives on any connection is a sign of life (proto/README.md, heartbeats).

@@ -56,6 +56,7 @@ class ServerPathOwner {
 struct ServerPathOptions {
   ChunkGeometry geometry;
   const MemoryProvider* memory = &OrdinaryPages();  // Of the chunks.
+  KeyPolicy keys = KeyPolicy::kPerPath;
   std::int64_t handshake_timeout_ns = 0;
   std::int64_t heartbeat_interval_ns = 0;
   std::uint32_t heartbeat_missed_max = 0;
@@ -114,7 +115,6 @@ class ServerPath final : public ServerLaneOwner, public PathFencer {
   absl::Status ReadInfo(std::span<const std::byte> message, std::string* name);
   void JoinSession();
   void LeaveHandshake();
-  void SendInfoRsp();
   void OnHeartbeatTick();
   void OnLaneReaped();
   template <class F>
@@ -136,6 +136,7 @@ class ServerPath final : public ServerLaneOwner, public PathFencer {
   std::unique_ptr<fabric::Domain> domain_;
   Arena info_arena_;
   std::unique_ptr<fabric::Region> info_region_;
+  std::size_t info_rsp_size_ = 0;
   std::unique_ptr<ServerPathService> service_;
   std::unique_ptr<ChunkPool> pool_;                 // Destroyed before service_, after lanes_.
   std::vector<std::unique_ptr<ServerLane>> lanes_;  // By cid; null until it is accepted.

@@ -61,7 +61,17 @@ class ServerRequest : public ListHook {
   std::uintptr_t next_waiter_ = 0;  // ChunkFence's.
   // The one atomic read-modify-write per IO: a peer may name any chunk on any connection of the
   // path, and two lanes must never execute one chunk.  Uncontended unless the peer misbehaves.
-  std::atomic<bool> claimed_{false};
+  enum class Turn : std::uint8_t {
+    kFree,      // Whose lane gets the next request takes it.
+    kTaken,     // By lane_.
+    kAnswered,  // By lane_, which has not yet seen its answer land (keys per IO only).
+    kWanted     // The same, and another lane waits until it has.
+  };
+  std::atomic<Turn> turn_{Turn::kFree};
+  // Keys per IO; lane_'s.
+  std::uint32_t unsettled_ = 0;  // Answers that have not yet landed.
+  ServerLane* wanted_by_ = nullptr;
+  std::uint32_t wanted_off_ = 0;
 };
 
 // The service's part of one lane; on the lane's thread.

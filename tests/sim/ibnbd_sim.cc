@@ -5,6 +5,7 @@
 //   ibnbd-sim --seeds=20 [--first=1]      many; stops at the first finding unless --keep-going
 //   ibnbd-sim --seed=1a2b3c4d             a commit hash is a valid seed
 //   ibnbd-sim-canary --canary --seeds=100     succeeds only if a seed finds the planted bug
+//   ibnbd-sim --seeds=5 --keys-per-io     the server gives a key per IO
 //   ibnbd-sim --seeds=20 --marks          demands that every situation the storm is for was reached
 #include <cstdio>
 #include <cstdlib>
@@ -29,7 +30,7 @@ using ibnbd::sim::ScenarioResult;
 struct Options {
   std::string seed;
   std::uint64_t first = 1, seeds = 1;
-  bool verbose = false, canary = false, keep_going = false, marks = false;
+  bool verbose = false, canary = false, keep_going = false, marks = false, keys_per_io = false;
 };
 
 // Marks of production code that storms must reach; the rest have tests of their own.
@@ -73,6 +74,7 @@ std::uint64_t ParseSeed(const std::string& text) {
 // True if the seed was clean.
 bool RunSeed(std::uint64_t seed, const Options& options, ScenarioResult* totals) {
   ScenarioOptions scenario = DrawScenario(seed);
+  scenario.keys_per_io = options.keys_per_io;
   if (options.verbose) {
     std::printf("%s\n", scenario.ToString().c_str());
     scenario.trace = [](const std::string& line) { std::printf("%s\n", line.c_str()); };
@@ -94,10 +96,10 @@ bool RunSeed(std::uint64_t seed, const Options& options, ScenarioResult* totals)
   totals->faults.partitions += result.faults.partitions;
   totals->virtual_ns += result.virtual_ns;
   for (const Finding& finding : result.findings) {
-    std::printf("SEED=%llu oracle=%s t=%.3fms %s ; rerun: ibnbd-sim --seed=%llu --verbose\n",
+    std::printf("SEED=%llu oracle=%s t=%.3fms %s ; rerun: ibnbd-sim --seed=%llu%s --verbose\n",
                 static_cast<unsigned long long>(seed), finding.oracle.c_str(),
                 static_cast<double>(result.virtual_ns) / 1e6, finding.text.c_str(),
-                static_cast<unsigned long long>(seed));
+                static_cast<unsigned long long>(seed), options.keys_per_io ? " --keys-per-io" : "");
     if (&finding - result.findings.data() >= 4) {
       std::printf("... and %zu more findings\n", result.findings.size() - 5);
       break;
@@ -121,6 +123,7 @@ bool ParseArgument(absl::string_view argument, Options* options) {
   }
   if (argument == "--verbose") return options->verbose = true;
   if (argument == "--marks") return options->marks = true;
+  if (argument == "--keys-per-io") return options->keys_per_io = true;
   if (argument == "--canary") return options->canary = true;
   if (argument == "--keep-going") return options->keep_going = true;
   return false;

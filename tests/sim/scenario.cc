@@ -44,6 +44,7 @@ ServerActorOptions ServerOptionsOf(const ScenarioOptions& options) {
   result.disk_timing = {5 * kNsPerUs, options.disk_ns_max};
   result.server.heartbeat_interval_ns = options.heartbeat_ns;
   result.server.queue_depth = 16;
+  result.server.keys_per_io = options.keys_per_io;
   result.server.io_size_max = 8192;  // Half of the workload's largest IO.
   return result;
 }

@@ -31,6 +31,7 @@ struct ScenarioOptions {
   std::uint32_t lanes = 2, reactors = 2;
   std::uint32_t paths = 1;  // Of each client, on rails of their own.
   rtrs::PathPolicyKind policy = rtrs::PathPolicyKind::kAdaptive;
+  bool keys_per_io = false;                       // The server's; not drawn.
   std::function<void(const std::string&)> trace;  // Verbose lines.
 
   [[nodiscard]] std::string ToString() const;

@@ -111,7 +111,14 @@ class RawClient final : public RawConnections {
     return Await(mem_id);
   }
 
+  std::uint32_t rkey_count = 0;  // Keys that answers brought.
+
  private:
+  void OnRkey(const proto::RkeyRsp& message) override {
+    if (message.buf_id.get() >= chunks_.size()) return;
+    chunks_[message.buf_id.get()].rkey = message.rkey.get();
+    ++rkey_count;
+  }
   std::uint32_t queue_depth_ = 1;
   std::vector<proto::ChunkAddress> chunks_;
 };

@@ -51,10 +51,16 @@ class RawConnections : public ReactorSource {
   }
   void StartConnectRaw(std::uint16_t cid, std::span<const std::byte> data) {
     const fabric::Sge sge{&memory_[kInfoRsp], 4096, region_->lkey()};
-    std::vector<fabric::ReceiveRequest> receives(64, fabric::ReceiveRequest{1, {}});
+    // With room for the key that an answer may bring.
+    std::vector<fabric::Sge> rooms(kReceives);
+    std::vector<fabric::ReceiveRequest> receives(kReceives);
+    for (std::size_t i = 0; i < kReceives; ++i) {
+      rooms[i] = RkeyRoom(links.size() * kReceives + i);
+      receives[i] = {kFirstReceive + links.size() * kReceives + i, {&rooms[i], 1}};
+    }
     if (cid == 0) receives[0] = {2, {&sge, 1}};
     fabric::ConnectionOptions options;
-    options.limits = {64, 64, 2, 0};
+    options.limits = {64, kReceives, 2, 0};
     options.context = links.size();
     options.receives = receives;
     auto& link = links.emplace_back(std::make_unique<Link>());
@@ -133,7 +139,11 @@ class RawConnections : public ReactorSource {
   std::uint32_t heartbeats = 0, heartbeat_acks = 0;
 
  protected:
-  static constexpr std::size_t kStage = 0, kInfoRsp = 3 << 14;
+  static constexpr std::size_t kStage = 0, kInfoRsp = 3 << 14, kRkeys = kInfoRsp + 4096;
+  static constexpr std::size_t kReceives = 64;
+  static constexpr fabric::Cookie kFirstReceive = 1000;
+  // An answer has brought the next key of a chunk.
+  virtual void OnRkey(const proto::RkeyRsp& message) { (void)message; }
   sim::World& world_;
   Reactor& reactor_;
   std::vector<std::byte> memory_;
@@ -152,6 +162,11 @@ class RawConnections : public ReactorSource {
     link.rejected |= event.kind == Kind::kRejected;
     link.gone |= event.kind == Kind::kDisconnected || event.kind == Kind::kUnreachable;
   }
+  // 23 connections have one each; more share them.
+  fabric::Sge RkeyRoom(std::size_t index) {
+    return {&memory_[kRkeys + index % (23 * kReceives) * sizeof(proto::RkeyRsp)],
+            sizeof(proto::RkeyRsp), region_->lkey()};
+  }
   void OnCompletion(const fabric::Completion& completion) {
     if (completion.status != fabric::WcStatus::kOk) return;
     if (completion.cookie == 2) {
@@ -159,11 +174,23 @@ class RawConnections : public ReactorSource {
       info_size_ = completion.byte_count;
     }
     if (!completion.has_imm) return;
+    if (completion.cookie >= kFirstReceive) Repost(completion);
     if (completion.imm == proto::kImmHbMsg) ++heartbeats;
     if (completion.imm == proto::kImmHbAck) ++heartbeat_acks;
     if (proto::ImmTypeOf(completion.imm) != proto::ImmType::kIoRsp) return;
     const proto::IoRspImm response = proto::UnpackIoRsp(completion.imm);
     responses[response.msg_id] = response.error;
+  }
+  void Repost(const fabric::Completion& completion) {
+    const std::size_t index = completion.cookie - kFirstReceive;
+    const fabric::Sge room = RkeyRoom(index);
+    if (completion.opcode == fabric::Opcode::kReceive) {
+      proto::RkeyRsp message;
+      (void)proto::CopyOut({room.addr, sizeof message}, &message);
+      OnRkey(message);
+    }
+    const fabric::ReceiveRequest receive{completion.cookie, {&room, 1}};
+    links[index / kReceives]->connection->PostReceive({&receive, 1});
   }
   const SocketAddress server_;
   std::unique_ptr<fabric::Poller> poller_;
