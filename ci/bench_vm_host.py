@@ -9,8 +9,9 @@ import sys
 import tempfile
 
 import bench_vm
+import bench_vm_peers
 from bench_fio import WORKLOADS, medians
-from bench_vm import GOALS, KERNEL
+from bench_vm import KERNEL, goals_among
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What the raw wire of the same boot is for a workload: (perftest's figure, its metric, ours).
@@ -22,11 +23,11 @@ WIRE = {
 }
 
 
-def chosen_peers(text):
-    names = text.split(",") if text else list(bench_vm.PEERS)
-    unknown = [name for name in names if name not in bench_vm.PEERS]
+def chosen_peers(options):
+    names = options.peers.split(",") if options.peers else bench_vm_peers.RNBD if options.rnbd else bench_vm_peers.STACKS
+    unknown = [name for name in names if name not in bench_vm_peers.PEERS]
     if unknown:
-        sys.exit(f"ci/bench --peers: no peer is called '{unknown[0]}'; they are {','.join(bench_vm.PEERS)}")
+        sys.exit(f"ci/bench --peers: no peer is called '{unknown[0]}'; they are {','.join(bench_vm_peers.PEERS)}")
     return names
 
 
@@ -38,31 +39,34 @@ def run_in_guest(options, names):
     with tempfile.TemporaryDirectory(prefix="ibnbd-bench.") as shared:
         out = f"{shared}/seen.json"
         per_peer = (len(WORKLOADS) + len(bench_vm.COUNTED)) * (options.seconds + 3) + 30
-        limit = 180 + options.rounds * (60 + len(names) * per_peer) + options.goal_rounds * 4 * 40
+        limit = 180 + options.rounds * (60 + len(names) * per_peer) + options.goal_rounds * len(names) * 40
+        limit *= 4 if options.icount else 1
         share = [shared] + [os.path.dirname(path) for path in (options.bin, options.fio_engine)
                             if not path.startswith(f"{ROOT}/") and path.startswith(("/tmp/", "/run/", "/var/tmp/"))]
-        command = [f"{ROOT}/ci/vm/run", "--timeout", str(limit)]
+        command = [f"{ROOT}/ci/vm/run", "--timeout", str(limit)] + (["--icount"] if options.icount else [])
         command += [word for directory in dict.fromkeys(share) for word in ("--share", directory)]
         command += ["--", "python3", "-B", f"{ROOT}/ci/bench_vm.py", "--bin", options.bin, "--fio-engine",
                     options.fio_engine, "--out", out, "--rounds", str(options.rounds), "--seconds", str(options.seconds),
                     "--goal-rounds", str(options.goal_rounds)]
-        code = subprocess.run(command + ([] if options.quick else ["--count"]) + names, stdout=sys.stderr).returncode
+        # perftest's two sides poll memory, each for the other's whole slice of a CPU that they take turns on.
+        flags = ([] if options.quick else ["--count"]) + ([] if options.icount else ["--wire"])
+        code = subprocess.run(command + flags + names, stdout=sys.stderr).returncode
         if not os.path.exists(out):
             return None, code
         with open(out) as file:
             return json.load(file), code
 
 
-def best_kernel(table, workload):
-    """The better of the kernel's own in IOPS, by its name, or None where both are missing."""
-    there = [name for name in KERNEL if (workload, name) in table]
+def best_of(table, workload, names):
+    """The better of these in IOPS, by its name, or None where all are missing."""
+    there = [name for name in names if (workload, name) in table]
     return max(there, key=lambda name: table[workload, name]["iops"], default=None)
 
 
-def ratio_to(seen, workload, name, other):
+def ratios_to(seen, workload, name, other):
     """IOPS relative to another peer's: of each round, because neighbours in time had the same share of the host."""
     ours, theirs = (seen["samples"][workload][each] for each in (name, other))
-    return statistics.median(a["iops"] / b["iops"] for a, b in zip(ours, theirs))
+    return [a["iops"] / b["iops"] for a, b in zip(ours, theirs)]
 
 
 def wire_text(seen, workload, name):
@@ -72,7 +76,7 @@ def wire_text(seen, workload, name):
     figure, metric, ours = WIRE[workload]
     ratios = [sample[ours] / raw[figure][metric] for sample, raw in zip(seen["samples"][workload][name], seen["wire"]) if raw]
     if not ratios:
-        return "not measured"
+        return "not measured" if seen["wire"] else ""
     ratio = statistics.median(ratios)
     return f"{ratio:.1f} x" if metric == "typical_us" else f"{100 * ratio:.0f} %"
 
@@ -81,12 +85,12 @@ def print_workload(seen, table, workload, names):
     figure = f", against {WIRE[workload][0]}" if workload in WIRE else ""
     print(f"\n### {workload}\n\n| peer | IOPS | spread | MiB/s | mean us | p50 us | p99 us | CPU us/IO | switches/IO | packets/IO "
           f"| ÷ best kernel | raw wire{figure} |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
-    best = best_kernel(table, workload)
+    best = best_of(table, workload, KERNEL)
     for name in names:
         if (workload, name) not in table:
             continue
         row, rounds = table[workload, name], [sample["iops"] for sample in seen["samples"][workload][name]]
-        ratio = f"{ratio_to(seen, workload, name, best):.2f}" if best else "-"
+        ratio = f"{statistics.median(ratios_to(seen, workload, name, best)):.2f}" if best else "-"
         spread = f"{100 * (max(rounds) - min(rounds)) / row['iops']:.0f} %" if len(rounds) > 1 else "-"
         print(f"| {name} | {row['iops']:.0f} | {spread} | {row['mib_s']:.1f} "
               f"| {row['mean_us']:.0f} | {row['p50_us']:.0f} | {row['p99_us']:.0f} | {row['busy_us']:.0f} "
@@ -111,19 +115,34 @@ def print_costs(seen, table, names):
                   f"| {' | '.join(texts)} |")
 
 
-def print_goals(seen, table):
-    print("\n### Goals, IOPS against the better of kernel RNBD and kernel NVMe-oF\n\n"
-          "| goal | better kernel | ours | ratio | |\n|---|---|---|---|---|")
-    for name, factor, workloads in GOALS:
+def print_goals(seen, table, names):
+    goals = goals_among(names)
+    if not goals:
+        return
+    print("\n### Goals, IOPS\n\n| goal | against | ours | ratio, and those of the rounds | |\n|---|---|---|---|---|")
+    for name, factor, workloads, others in goals:
         for workload in workloads:
-            best, ours = best_kernel(table, workload), table.get((workload, name))
+            best, ours = best_of(table, workload, others), table.get((workload, name))
             if best is None or ours is None:
-                missing = name if ours is None else " nor ".join(KERNEL)
+                missing = name if ours is None else " nor ".join(others)
                 print(f"| {name} {workload} at least {factor} | | | | not judged: no figure of {missing} |")
                 continue
-            ratio = ratio_to(seen, workload, name, best)
-            print(f"| {name} {workload} at least {factor} | {best} {table[workload, best]['iops']:.0f} | {ours['iops']:.0f} | {ratio:.2f} "
-                  f"| {'reached' if ratio >= factor else 'MISSED'} |")
+            ratios = ratios_to(seen, workload, name, best)
+            ratio = statistics.median(ratios)
+            print(f"| {name} {workload} at least {factor} | {best} {table[workload, best]['iops']:.0f} | {ours['iops']:.0f} "
+                  f"| {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {'reached' if ratio >= factor else 'MISSED'} |")
+
+
+def print_host(seen):
+    """What else has to be known: the raw wire, and how much time the host had."""
+    print("\n| raw wire, the same boot | |\n|---|---|")
+    measured = [figures for figures in seen["wire"] if figures]
+    for figure in measured[0] if measured else ():
+        middle = medians([figures[figure] for figures in measured])
+        print(f"| {figure} | {', '.join(f'{metric} {value:.1f}' for metric, value in middle.items())} |")
+    slow, fast = min(seen["speeds"]), max(seen["speeds"])
+    print(f"\nThe host gave the guest more time at some moments than at others: before each peer a loop was timed, and the slowest "
+          f"was {100 * (fast - slow) / fast:.0f} % below the fastest.")
 
 
 def print_report(seen, names):
@@ -135,18 +154,14 @@ def print_report(seen, names):
           "rounds' ratios\n")
     for name in names:
         print(f"    {name:<12} {seen['peers'].get(name, {}).get('text', 'not reached')}")
-    print("\n| raw wire, the same boot | |\n|---|---|")
-    measured = [figures for figures in seen["wire"] if figures]
-    for figure in measured[0] if measured else ():
-        middle = medians([figures[figure] for figures in measured])
-        print(f"| {figure} | {', '.join(f'{metric} {value:.1f}' for metric, value in middle.items())} |")
-    slow, fast = min(seen["speeds"]), max(seen["speeds"])
-    print(f"\nThe host gave the guest more time at some moments than at others: before each peer a loop was timed, and the slowest "
-          f"was {100 * (fast - slow) / fast:.0f} % below the fastest.")
+    if seen["icount"]:
+        print("\nThe guest's clock counts instructions, a nanosecond each, and its CPUs take turns.")
+    else:
+        print_host(seen)
     for workload, *_ in WORKLOADS:
         print_workload(seen, table, workload, names)
     print_costs(seen, table, names)
-    print_goals(seen, table)
+    print_goals(seen, table, names)
     outcomes = {"measured": [], "skipped": [], "failed": []}
     for name in names:
         peer = seen["peers"].get(name, {"failed": "the guest ended before"})
@@ -164,6 +179,7 @@ def main(options, names):
     seen, code = run_in_guest(options, names)
     if seen is None:
         return code or 1
+    seen["icount"] = options.icount
     if options.json:
         with open(options.json, "w") as file:
             json.dump(seen, file, indent=1)
