@@ -39,7 +39,11 @@ void VerbsPoller::Watch::Arm(IoRing& ring, int fd) {
   if (armed) return;
   armed = true;
   io_uring_sqe* sqe = ring.GetSqe();
-  io_uring_prep_poll_add(sqe, fd, POLLIN);
+  if (multishot) {
+    io_uring_prep_poll_multishot(sqe, fd, POLLIN);
+  } else {
+    io_uring_prep_poll_add(sqe, fd, POLLIN);
+  }
   ring.Prepare(sqe, *this);
 }
 
@@ -77,7 +81,7 @@ VerbsPoller::~VerbsPoller() {
   while (armed()) {
     if (ring.Dispatch(64) == 0) ring.SubmitAndWait(kNsPerMs);
   }
-  for (const auto& queue : queues_) DrainChannel(*queue);
+  for (const auto& queue : queues_) TakeEvent(*queue);
 }
 
 absl::StatusOr<VerbsPoller::Place> VerbsPoller::AddConnection(VerbsConnection& connection) {
@@ -239,12 +243,13 @@ bool VerbsPoller::HasWork() {
   return !stash_.empty() || !broken_.empty() || !events_.empty();
 }
 
-void VerbsPoller::DrainChannel(DeviceQueue& queue) {
+// One event at most: the queue is armed once at a time.
+void VerbsPoller::TakeEvent(DeviceQueue& queue) {
   ibv_cq* cq = nullptr;
   void* context = nullptr;
-  unsigned count = 0;
-  while (ibv_get_cq_event(queue.channel.get(), &cq, &context) == 0) ++count;
-  if (count > 0) ibv_ack_cq_events(queue.cq.get(), count);
+  if (ibv_get_cq_event(queue.channel.get(), &cq, &context) != 0) return;
+  ibv_ack_cq_events(queue.cq.get(), 1);
+  queue.armed = false;
 }
 
 void VerbsPoller::PrepareToSleep() {
@@ -253,8 +258,7 @@ void VerbsPoller::PrepareToSleep() {
   for (const auto& queue : queues_) {
     if (queue->watch.fired) {
       queue->watch.fired = false;
-      DrainChannel(*queue);
-      queue->armed = false;
+      TakeEvent(*queue);
     }
     if (!queue->armed) queue->armed = ibv_req_notify_cq(queue->cq.get(), 0) == 0;
     queue->watch.Arm(ring, queue->channel->fd);

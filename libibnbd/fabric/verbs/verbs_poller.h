@@ -8,6 +8,7 @@
 // ring.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -84,11 +85,16 @@ class VerbsPoller final : public fabric::Poller {
     fabric::CmEvent event;
     std::vector<std::byte> private_data;
   };
-  // Watches a descriptor once it is armed.
+  // Watches a descriptor from Arm() on, for as long as the kernel likes.
   class Watch final : public IoRingOp {
    public:
     void Arm(IoRing& ring, int fd);
-    void OnCqe(int, std::uint32_t) override { armed = false, fired = true; }
+    void OnCqe(int result, std::uint32_t flags) override {
+      armed = (flags & IORING_CQE_F_MORE) != 0;
+      fired = true;
+      if (result == -EINVAL) multishot = false;  // Before Linux 5.13.
+    }
+    bool multishot = true;
     bool armed = false;
     bool fired = false;
   };
@@ -110,7 +116,7 @@ class VerbsPoller final : public fabric::Poller {
   bool OnWc(const ibv_wc& wc, fabric::Completion* out);
   void FinishBroken();
   void ReadCmEvents();
-  void DrainChannel(DeviceQueue& queue);
+  void TakeEvent(DeviceQueue& queue);
 
   VerbsFabric& fabric_;
   Reactor& reactor_;
