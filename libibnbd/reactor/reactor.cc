@@ -189,6 +189,13 @@ bool Reactor::HasUserSpaceWork() {
          stop_.load(std::memory_order_relaxed) || SourcesHaveWork();
 }
 
+bool Reactor::HasWork() {
+  if (has_mail_.load(std::memory_order_relaxed)) return true;
+  const std::int64_t deadline_ns = timers_.next_deadline_ns();
+  if (deadline_ns >= 0 && deadline_ns <= clock_.NowNs()) return true;
+  return SourcesHaveWork() || (ring_ != nullptr && ring_->HasWork());
+}
+
 bool Reactor::SourcesHaveWork() {
   for (ReactorSource* source : sources_) {
     if (source != nullptr && source->HasWork()) return true;

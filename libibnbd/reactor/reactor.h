@@ -76,6 +76,8 @@ class Reactor {
 
   // One turn.  True if anything was done.
   bool RunTurn();
+  // Whether RunTurn() would find anything now, as far as sources say (ReactorSource::HasWork()).
+  [[nodiscard]] bool HasWork();
   // Sleeps until something may be done or `timeout_ns` (negative: no limit) has passed, then
   // returns; spins first, as adapted.  Call RunTurn() next.  Requires a ring.
   void Wait(std::int64_t timeout_ns);

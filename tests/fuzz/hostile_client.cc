@@ -8,29 +8,53 @@
 
 namespace ibnbd::fuzz {
 namespace {
-
 using proto::le16;
 using proto::le32;
 using proto::le64;
-
-constexpr std::uint32_t kChunks = ServerWorld::kQueueDepth;
-
 }  // namespace
 
-HostileClient::HostileClient(ServerWorld& server)
-    : server_(server), host_(server.AddHost("hostile")), peer_(server.world(), host_) {
+HostileClient::HostileClient(sim::World& world, sim::Host& host, const HostileTarget& target)
+    : target_(target), peer_(world, host) {
   peer_.on_message = [this](std::size_t, const fabric::Completion&,
                             std::span<const std::byte> message) { OnMessage(message); };
 }
 
 void HostileClient::OnMessage(std::span<const std::byte> message) {
-  std::vector<proto::ChunkAddress> chunks(kChunks);
-  if (proto::DecodeInfoRsp(message, ServerWorld::kChunkSize, chunks) == nullptr) chunks_ = chunks;
+  std::vector<proto::ChunkAddress> chunks(target_.queue_depth);
+  if (proto::DecodeInfoRsp(message, target_.chunk_size, chunks) == nullptr) chunks_ = chunks;
 }
 
 fabric::RemoteAddress HostileClient::Chunk(std::uint32_t chunk) const {
   if (chunks_.empty()) return {0x10000, chunk};
-  return {chunks_[chunk % kChunks].addr, chunks_[chunk % kChunks].rkey};
+  const proto::ChunkAddress& named = chunks_[chunk % chunks_.size()];
+  return {named.addr, named.rkey};
+}
+
+// {slot of the connection: 1 byte; the move's operands}.
+void HostileClient::Move(unsigned which, FuzzInput& input) {
+  const std::size_t slot = input.U8() % RawPeer::kSlots;
+  switch (which) {
+    case 0:
+      return Connect(input, slot);
+    case 1:
+      return Introduce(input, slot);
+    case 2:
+      return ControlMessage(input, slot);
+    case 3:
+      return Io(input, slot);
+    case 4:
+      return RawWrite(input, slot, fabric::Opcode::kWriteImm);
+    case 5:
+      return RawWrite(input, slot, fabric::Opcode::kWrite);
+    case 6:
+      return RawSend(input, slot, fabric::Opcode::kSend);
+    case 7:
+      return RawSend(input, slot, fabric::Opcode::kSendImm);
+    case 8:
+      return peer_.PostAgain();
+    default:
+      return peer_.Disconnect(slot);
+  }
 }
 
 // {path: 1 byte; cid: 1; connections: 1; round: 1; mutations; length: 1}.
@@ -47,15 +71,14 @@ void HostileClient::Connect(FuzzInput& input, std::size_t slot) {
   Mutate(input, message);
   const std::size_t missing = input.U8();
   if (missing < message.size()) message.resize(message.size() - missing);
-  peer_.Connect(slot, server_.address(), message);
+  peer_.Connect(slot, target_.server, message);
 }
 
 // {name: 1 byte; mutations; length: 1}.
 void HostileClient::Introduce(FuzzInput& input, std::size_t slot) {
   proto::InfoReq request;
   const std::uint8_t name = input.U8();
-  const std::string_view names[] = {"evil", "evil2", "honest", ""};
-  (void)proto::SetName(&request.name, names[name % 4]);
+  (void)proto::SetName(&request.name, target_.names[name % target_.names.size()]);
   std::vector<std::byte> message = BytesOf(request);
   Mutate(input, message);
   const std::size_t missing = input.U8();
@@ -107,7 +130,7 @@ void HostileClient::Io(FuzzInput& input, std::size_t slot) {
 // {chunk: 1 byte; mutations of the message; mutations of the immediate; offset into the chunk: 1}.
 void HostileClient::SendRequest(FuzzInput& input, std::size_t slot, std::span<const std::byte> user,
                                 std::uint32_t data_len, bool is_read) {
-  const std::uint32_t chunk = input.U8() % (kChunks + 1);
+  const std::uint32_t chunk = input.U8() % (target_.queue_depth + 1);
   std::vector<std::byte> message(is_read ? 0 : data_len, std::byte{0xbb});
   const std::size_t header_at = message.size();
   message.resize(header_at + proto::kRequestTailMax);
@@ -122,8 +145,8 @@ void HostileClient::SendRequest(FuzzInput& input, std::size_t slot, std::span<co
   Mutate(input, message);
   fabric::SendRequest send;
   send.opcode = fabric::Opcode::kWriteImm;
-  le32 imm(proto::IoReqImmLayout(kChunks).Pack(
-      {.mem_id = chunk, .off = data_len + static_cast<std::uint32_t>(user.size())}));
+  le32 imm(proto::IoReqImmLayout(target_.queue_depth)
+               .Pack({.mem_id = chunk, .off = data_len + static_cast<std::uint32_t>(user.size())}));
   Mutate(input, std::as_writable_bytes(std::span(&imm, 1)));
   send.imm = imm.get();
   send.remote = Chunk(chunk);

@@ -3,24 +3,37 @@
 // noise would never pass the first check.  Each takes its operands from the input.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "proto/rnbd.h"
 #include "proto/rtrs.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/raw_peer.h"
-#include "tests/fuzz/server_world.h"
 
 namespace ibnbd::fuzz {
 
+// Whom it torments.
+struct HostileTarget {
+  SocketAddress server;
+  std::uint32_t queue_depth = 0;
+  std::uint32_t chunk_size = 0;
+  // Of the sessions that it claims to be.
+  std::array<std::string_view, 4> names{"evil", "evil2", "honest", ""};
+};
+
 class HostileClient {
  public:
-  explicit HostileClient(ServerWorld& server);
+  HostileClient(sim::World& world, sim::Host& host, const HostileTarget& target);
 
   [[nodiscard]] RawPeer& peer() { return peer_; }
 
+  static constexpr unsigned kMoves = 10;
+  // One of those below; `which` < kMoves.
+  void Move(unsigned which, FuzzInput& input);
   void Connect(FuzzInput& input, std::size_t slot);
   // INFO_REQ.
   void Introduce(FuzzInput& input, std::size_t slot);
@@ -40,8 +53,7 @@ class HostileClient {
   [[nodiscard]] fabric::RemoteAddress Chunk(std::uint32_t chunk) const;
   void OnMessage(std::span<const std::byte> message);
 
-  ServerWorld& server_;
-  sim::Host& host_;
+  const HostileTarget target_;
   RawPeer peer_;
   std::vector<proto::ChunkAddress> chunks_;
 };

@@ -13,6 +13,7 @@
 #include "rnbd/server.h"
 #include "rtrs/port.h"
 #include "tests/fuzz/honest_client.h"
+#include "tests/fuzz/hostile_client.h"
 #include "tests/support/fake_backend.h"
 
 namespace ibnbd::fuzz {
@@ -30,6 +31,7 @@ class ServerWorld final : public rnbd::ExportProvider {
   [[nodiscard]] sim::World& world() { return world_; }
   [[nodiscard]] sim::Host& AddHost(const std::string& name) { return world_.AddHost(name); }
   [[nodiscard]] const SocketAddress& address() const { return address_; }
+  [[nodiscard]] HostileTarget target() const { return {address_, kQueueDepth, kChunkSize}; }
   // What must hold at every moment.
   void JudgeNow();
   // The honest client writes and reads.

@@ -1,132 +1,161 @@
 // SPDX-License-Identifier: Apache-2.0
 // ibnbd-sim: runs the engine in simulated worlds, one per seed, and reports findings.
 //
-//   ibnbd-sim --seed=4711 [--verbose]     one run, replayed to the nanosecond
-//   ibnbd-sim --seeds=20 [--first=1]      many; stops at the first finding unless --keep-going
+//   ibnbd-sim --seed=4711 [--verbose]     one run, and again: it must be the same to the nanosecond
 //   ibnbd-sim --seed=1a2b3c4d             a commit hash is a valid seed
-//   ibnbd-sim-canary --canary --seeds=100     succeeds only if a seed finds the planted bug
-//   ibnbd-sim --seeds=5 --keys-per-io     the server gives a key per IO
+//   ibnbd-sim --seeds=20 [--first=1]      many; stops at the first finding unless --keep-going
 //   ibnbd-sim --seeds=20 --marks          demands that every situation the storm is for was reached
+//   ibnbd-sim --seeds=0 --for=60          as many as fit into a minute; 0: no other limit
+//   ibnbd-sim --seeds=20 --report         for ci/soak: a line before each seed, totals as JSON
+//   ibnbd-sim --twice-every=10            runs every tenth seed twice and compares (O7)
+//
+// The canary build, an engine with known bugs (base/canary.h), has one more:
+//   ibnbd-sim-canary --canary=3 --seeds=100   plants bug 3; succeeds only if oracle O3 finds it
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/canary.h"
 #include "base/log.h"
 #include "fabric/sim/marks.h"
+#include "tests/sim/report.h"
 #include "tests/sim/scenario.h"
+#include "tests/sim/swarm.h"
 
 namespace {
 
 using ibnbd::sim::DrawScenario;
 using ibnbd::sim::Finding;
 using ibnbd::sim::RunScenario;
+using ibnbd::sim::ScenarioCounts;
 using ibnbd::sim::ScenarioOptions;
 using ibnbd::sim::ScenarioResult;
 
+constexpr std::size_t kFindingLinesMax = 4;
+
 struct Options {
-  std::string seed;
-  std::uint64_t first = 1, seeds = 1;
-  bool verbose = false, canary = false, keep_going = false, marks = false, keys_per_io = false;
+  std::uint64_t first = 1, seeds = 1, twice_every = 0, for_seconds = 0;
+  std::uint64_t canary = 0;
+  bool verbose = false, keep_going = false, marks = false, report = false;
 };
 
-// Marks of production code that storms must reach; the rest have tests of their own.
-constexpr const char* kStormMarks[] = {
-    "client: io lost",
-    "client: loss policy ended the wait",
-    "client: reconnected",
-    "client: heartbeats ended",
-    "client: fail-over",
-    "client: path fenced",
-    "client: request repeated on another path",
-    "client: a silent path was given up",
-    "server: fence broke the old path",
-    "server: fenced path was gone already",
-    "client: lost volatile data reported",
-    "server: reconnect broke the old path",
-    "server: reconnect waits for the fence",
-    "server: fence lifted",
-    "server: heartbeat timed out",
-};
+class Run {
+ public:
+  explicit Run(const Options& options) : options_(options) {}
+  int Main();
 
-// How many of them stayed cold; prints all.
-int CountColdMarks(const ibnbd::sim::Marks& marks) {
-  int cold = 0;
-  for (const char* text : kStormMarks) {
-    const std::uint64_t count = marks.count(text);
-    std::printf("mark %-45s %llu%s\n", text, static_cast<unsigned long long>(count),
-                count == 0 ? "  COLD" : "");
-    if (count == 0) ++cold;
+ private:
+  bool RunSeed(std::uint64_t seed);
+  void PrintFindings(std::uint64_t seed, const ScenarioResult& result);
+  void Report();
+  [[nodiscard]] bool TimeIsUp() const {
+    return options_.for_seconds > 0 && Seconds() >= static_cast<double>(options_.for_seconds);
   }
-  return cold;
+  [[nodiscard]] double Seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+  const Options options_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  const ibnbd::sim::Marks marks_;
+  ScenarioCounts totals_;
+  std::uint64_t run_ = 0, found_ = 0;
+  double reported_ = 0;
+  bool caught_ = false;  // The canary, by its oracle.
+};
+
+void Run::PrintFindings(std::uint64_t seed, const ScenarioResult& result) {
+  for (std::size_t i = 0; i < result.findings.size(); ++i) {
+    if (i >= kFindingLinesMax) {
+      std::printf("... and %zu more findings\n", result.findings.size() - i);
+      break;
+    }
+    std::printf("%s\n", ibnbd::sim::FindingLine(seed, result.findings[i]).c_str());
+  }
 }
 
-// Decimal, or the first 15 hex digits of a commit hash.
-std::uint64_t ParseSeed(const std::string& text) {
-  std::uint64_t seed = 0;
-  if (absl::SimpleAtoi(text, &seed)) return seed;
-  return std::strtoull(text.substr(0, 15).c_str(), nullptr, 16);
-}
-
-// True if the seed was clean.
-bool RunSeed(std::uint64_t seed, const Options& options, ScenarioResult* totals) {
+bool Run::RunSeed(std::uint64_t seed) {
   ScenarioOptions scenario = DrawScenario(seed);
-  scenario.keys_per_io = options.keys_per_io;
-  if (options.verbose) {
+  if (options_.verbose) {
     std::printf("%s\n", scenario.ToString().c_str());
     scenario.trace = [](const std::string& line) { std::printf("%s\n", line.c_str()); };
   }
+  if (options_.report) std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   std::fflush(stdout);
   ScenarioResult result = RunScenario(scenario);
-  if (options.seeds == 1) {  // O7: the same seed, the same world.
+  const bool twice =
+      options_.seeds == 1 || (options_.twice_every > 0 && seed % options_.twice_every == 0);
+  if (twice) {  // O7: the same seed, the same world.
     scenario.trace = nullptr;
     if (RunScenario(scenario).trace_hash != result.trace_hash) {
       result.findings.push_back({"O7", "two runs of this seed differ"});
     }
   }
-  totals->counts.completed += result.counts.completed;
-  totals->counts.errors += result.counts.errors;
-  totals->counts.timeouts += result.counts.timeouts;
-  totals->crashes += result.crashes;
-  totals->faults.cuts += result.faults.cuts;
-  totals->faults.landed_late += result.faults.landed_late;
-  totals->faults.partitions += result.faults.partitions;
-  totals->virtual_ns += result.virtual_ns;
-  for (const Finding& finding : result.findings) {
-    std::printf("SEED=%llu oracle=%s t=%.3fms %s ; rerun: ibnbd-sim --seed=%llu%s --verbose\n",
-                static_cast<unsigned long long>(seed), finding.oracle.c_str(),
-                static_cast<double>(result.virtual_ns) / 1e6, finding.text.c_str(),
-                static_cast<unsigned long long>(seed), options.keys_per_io ? " --keys-per-io" : "");
-    if (&finding - result.findings.data() >= 4) {
-      std::printf("... and %zu more findings\n", result.findings.size() - 5);
-      break;
-    }
-  }
+  totals_.Add(result.counts);
+  PrintFindings(seed, result);
+  const std::string canary_oracle = absl::StrCat("O", options_.canary);
+  for (const Finding& finding : result.findings) caught_ |= finding.oracle == canary_oracle;
   return result.findings.empty();
 }
 
-bool ParseArgument(absl::string_view argument, Options* options) {
-  const auto value = [&](absl::string_view name, std::string* out) {
-    if (argument.substr(0, name.size()) != name) return false;
-    *out = std::string(argument.substr(name.size()));
-    return true;
-  };
-  std::string text;
-  if (value("--seed=", &options->seed)) return true;
-  if (value("--seeds=", &text)) return absl::SimpleAtoi(text, &options->seeds);
-  if (value("--first=", &text)) {
-    options->first = ParseSeed(text);
-    return true;
+void Run::Report() {
+  std::printf("total %s\n", ibnbd::sim::ReportJson(run_, found_, totals_, marks_).c_str());
+  std::fflush(stdout);
+  reported_ = Seconds();
+}
+
+int Run::Main() {
+  for (std::uint64_t seed = options_.first;
+       options_.seeds == 0 || seed < options_.first + options_.seeds; ++seed) {
+    if (TimeIsUp()) break;
+    ++run_;
+    if (!RunSeed(seed)) ++found_;
+    if (options_.report && Seconds() > reported_ + 1) Report();
+    if (found_ > 0 && !options_.keep_going && (options_.canary == 0 || caught_)) break;
   }
+  if (options_.report) {
+    Report();
+  } else {
+    std::printf("%s\n", ibnbd::sim::ReportText(run_, found_, totals_).c_str());
+  }
+  if (options_.canary > 0) {
+    if (!caught_) std::printf("canary %d was not caught by its oracle\n", ibnbd::canary_number);
+    return caught_ ? 0 : 1;
+  }
+  if (options_.marks) {
+    std::printf("%s", ibnbd::sim::MarksText(marks_).c_str());
+    if (ibnbd::sim::CountColdMarks(marks_) > 0) return 1;
+  }
+  return found_ > 0 ? 1 : 0;
+}
+
+bool ParseNumber(absl::string_view argument, absl::string_view name, std::uint64_t* out) {
+  if (argument.substr(0, name.size()) != name) return false;
+  return absl::SimpleAtoi(argument.substr(name.size()), out);
+}
+
+bool ParseSeedOption(absl::string_view argument, absl::string_view name, std::uint64_t* out) {
+  if (argument.substr(0, name.size()) != name) return false;
+  return ibnbd::sim::ParseSeed(std::string(argument.substr(name.size())), out);
+}
+
+bool ParseArgument(absl::string_view argument, Options* options) {
   if (argument == "--verbose") return options->verbose = true;
   if (argument == "--marks") return options->marks = true;
-  if (argument == "--keys-per-io") return options->keys_per_io = true;
-  if (argument == "--canary") return options->canary = true;
   if (argument == "--keep-going") return options->keep_going = true;
-  return false;
+  if (argument == "--report") return options->report = true;
+#ifdef IBNBD_CANARIES
+  if (ParseNumber(argument, "--canary=", &options->canary)) return true;
+#endif
+  return ParseSeedOption(argument, "--seed=", &options->first) ||
+         ParseSeedOption(argument, "--first=", &options->first) ||
+         ParseNumber(argument, "--seeds=", &options->seeds) ||
+         ParseNumber(argument, "--for=", &options->for_seconds) ||
+         ParseNumber(argument, "--twice-every=", &options->twice_every);
 }
 
 }  // namespace
@@ -139,35 +168,12 @@ int main(int argc, char** argv) {
                  argv[i]);
     return 2;
   }
+  ibnbd::canary_number = static_cast<int>(options.canary);
   // Peers misbehave by design here: only errors are worth a line.
   ibnbd::SetLogSink(
-      [&options](ibnbd::LogLevel, const std::string& line) {
-        if (options.verbose) std::printf("log: %s\n", line.c_str());
+      [verbose = options.verbose](ibnbd::LogLevel, const std::string& line) {
+        if (verbose) std::printf("log: %s\n", line.c_str());
       },
       options.verbose ? ibnbd::LogLevel::kDebug : ibnbd::LogLevel::kError);
-  if (!options.seed.empty()) options.first = ParseSeed(options.seed);
-  const ibnbd::sim::Marks marks;
-  ScenarioResult totals;
-  std::uint64_t found = 0, run = 0;
-  for (std::uint64_t seed = options.first; seed < options.first + options.seeds; ++seed) {
-    ++run;
-    if (!RunSeed(seed, options, &totals)) ++found;
-    if (found > 0 && !options.keep_going) break;
-  }
-  std::printf(
-      "%llu seeds, %llu with findings; %llu IOs, %llu errors, %llu timeouts, %llu crashes, %llu "
-      "cuts, "
-      "%llu writes landed late, %llu partitions; %.1f virtual seconds\n",
-      static_cast<unsigned long long>(run), static_cast<unsigned long long>(found),
-      static_cast<unsigned long long>(totals.counts.completed),
-      static_cast<unsigned long long>(totals.counts.errors),
-      static_cast<unsigned long long>(totals.counts.timeouts),
-      static_cast<unsigned long long>(totals.crashes),
-      static_cast<unsigned long long>(totals.faults.cuts),
-      static_cast<unsigned long long>(totals.faults.landed_late),
-      static_cast<unsigned long long>(totals.faults.partitions),
-      static_cast<double>(totals.virtual_ns) / 1e9);
-  if (options.canary) return found > 0 ? 0 : 1;
-  if (options.marks && CountColdMarks(marks) > 0) return 1;
-  return found > 0 ? 1 : 0;
+  return Run(options).Main();
 }

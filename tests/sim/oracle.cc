@@ -27,21 +27,22 @@ SectorHistory::SectorHistory() {
   writes_.push_back({.id = 0, .zeroes = true, .end = 0, .effective = 0, .acked = 0, .stable = 0});
 }
 
-void SectorHistory::OnWriteStarted(WriteId id, bool zeroes, std::int64_t now) {
-  writes_.push_back({.id = id, .zeroes = zeroes, .start = now});
+void SectorHistory::OnWriteStarted(WriteId id, bool zeroes, std::int64_t now, ClientId client) {
+  writes_.push_back({.id = id, .client = client, .zeroes = zeroes, .start = now});
 }
 
 void SectorHistory::OnWriteEnded(WriteId id, bool certain, bool stable, std::int64_t now) {
-  for (Write& write : writes_) {
-    if (write.id != id) continue;
-    write.end = std::min(write.end, now);
-    if (!certain) continue;
-    write.acked = std::min(write.acked, now);
-    // It was seen, a crash may have undone it, and it was done again.
-    const bool again = write.effective < now && CrashedBetween(write.effective, now);
-    write.effective = again ? now : std::min(write.effective, now);
-    if (stable) Promise(&write);
-  }
+  const auto found = std::find_if(writes_.rbegin(), writes_.rend(),
+                                  [id](const Write& write) { return write.id == id; });
+  if (found == writes_.rend()) return;
+  Write& write = *found;
+  write.end = std::min(write.end, now);
+  if (!certain) return;
+  write.acked = std::min(write.acked, now);
+  // It was seen, a crash may have undone it, and it was done again.
+  const bool again = write.effective < now && CrashedBetween(write.effective, now);
+  write.effective = again ? now : std::min(write.effective, now);
+  if (stable) Promise(&write);
 }
 
 bool SectorHistory::CrashedBetween(std::int64_t begin, std::int64_t end) const {
@@ -53,12 +54,13 @@ bool SectorHistory::CrashedBetween(std::int64_t begin, std::int64_t end) const {
 // be the excuse for its absence.
 void SectorHistory::Promise(Write* write) { write->stable = std::min(write->stable, write->start); }
 
-void SectorHistory::OnFlushed(std::int64_t started, std::int64_t now) {
+void SectorHistory::OnFlushed(std::int64_t started, std::int64_t now, ClientId client) {
   for (Write& write : writes_) {
-    if (write.acked <= started && !write.lost) {
+    if (write.acked <= started && !write.lost && write.client == client) {
       Promise(&write);
     } else if (write.effective <= started && !MayBeUndone(write, started)) {
-      // Only read, not acknowledged: in the volume, but the client could not count on it.
+      // Only read, not acknowledged, or another's: in the volume, but this client could not count
+      // on it.
       write.stable = std::min(write.stable, now);
     }
   }
@@ -66,47 +68,60 @@ void SectorHistory::OnFlushed(std::int64_t started, std::int64_t now) {
 
 void SectorHistory::OnCrash(std::int64_t now) { crashes_.push_back(now); }
 
-void SectorHistory::OnLossReported(std::int64_t now) {
+void SectorHistory::OnLossReported(std::int64_t now, ClientId client) {
   for (Write& write : writes_) {
     // An acknowledgement that was under way during the crash counts: it may be the old machine's.
-    if (write.acked <= now && MayBeUndone(write, now)) write.lost = true;
+    if (write.client == client && write.acked <= now && MayBeUndone(write, now)) write.lost = true;
   }
 }
 
-bool SectorHistory::MayBeUndone(const Write& write, std::int64_t until) const {
+void SectorHistory::OnClientGone(std::int64_t now, ClientId client) {
+  for (Write& write : writes_) {
+    if (write.client == client && write.acked <= now && write.stable == kNever) write.lost = true;
+  }
+}
+
+bool SectorHistory::MayBeUndone(const Write& write, std::int64_t until, Promises promises) const {
   // A crash after it took effect, before it was stable.
   return std::any_of(crashes_.begin(), crashes_.end(), [&](std::int64_t crash) {
-    return crash >= write.start && crash <= until && crash < write.stable;
+    return crash >= write.start && crash <= until &&
+           (crash < write.stable || promises == Promises::kForgotten);
   });
 }
 
-bool SectorHistory::Superseded(const Write& candidate, std::int64_t started,
-                               std::int64_t now) const {
+bool SectorHistory::Superseded(const Write& candidate, std::int64_t started, std::int64_t now,
+                               Promises promises) const {
   const bool crash_since = std::any_of(crashes_.begin(), crashes_.end(), [&](std::int64_t crash) {
     return crash >= candidate.gone && crash <= now;
   });
   if (candidate.gone <= started && !crash_since) return true;
   return std::any_of(writes_.begin(), writes_.end(), [&](const Write& write) {
     return write.start >= candidate.end && write.id != candidate.id && write.effective <= started &&
-           !MayBeUndone(write, now);
+           !MayBeUndone(write, now, promises);
   });
 }
 
-const char* SectorHistory::CheckRead(WriteId id, bool is_zero, std::int64_t started,
-                                     std::int64_t now) {
-  const char* reason = "a value that was never written here";
+SectorHistory::Verdict SectorHistory::CheckRead(WriteId id, bool is_zero, std::int64_t started,
+                                                std::int64_t now) {
+  Verdict refusal{"a value that was never written here"};
   Write* seen = nullptr;
-  for (Write& write : writes_) {
+  for (auto entry = writes_.rbegin(); entry != writes_.rend(); ++entry) {  // The newest first.
+    Write& write = *entry;
     if (is_zero ? !write.zeroes : write.id != id || write.zeroes) continue;
     if (write.start > now) continue;
     if (Superseded(write, started, now)) {
-      reason = "an old value: a newer write had taken effect before the read began";
+      const bool undone = !Superseded(write, started, now, Promises::kForgotten);
+      refusal.broken_promise |= undone;
+      refusal.reason = refusal.broken_promise
+                           ? "an old value: a crash undid what a flush or FUA had acknowledged"
+                           : "an old value: a newer write had taken effect before the read began";
       continue;
     }
     seen = &write;
     break;
   }
-  if (seen == nullptr) return reason;
+  if (seen == nullptr && started < forgotten_ns_) return {};  // It may be one that was forgotten.
+  if (seen == nullptr) return refusal;
   for (Write& write : writes_) {
     const bool same = is_zero ? write.zeroes : &write == seen;
     if (!same && write.effective <= started && write.end <= started)
@@ -114,28 +129,39 @@ const char* SectorHistory::CheckRead(WriteId id, bool is_zero, std::int64_t star
   }
   // Read once, it has happened; unless several zeroes qualify and we cannot know which it was.
   if (!is_zero) seen->effective = std::min(seen->effective, now);
-  return nullptr;
+  return {};
 }
 
-void SectorHistory::Prune(std::int64_t oldest_started) {
-  if (writes_.size() < 64) return;
-  // What no read that began at `oldest_started` or later may return is not needed any more.
-  const auto old = [&](const Write& write) {
-    return write.end != kNever && Superseded(write, oldest_started, kNever) &&
-           std::any_of(writes_.begin(), writes_.end(), [&](const Write& newer) {
-             return newer.start >= write.end && newer.stable <= oldest_started;
-           });
-  };
-  writes_.erase(std::remove_if(writes_.begin(), writes_.end(), old), writes_.end());
+void SectorHistory::Prune(std::int64_t oldest_started, std::int64_t now) {
+  if (writes_.size() < prune_at_) return;
+  ForgetBefore(oldest_started);
+  if (writes_.size() > kPruneSizeMax) {  // A read is held for very long, and others write.
+    ForgetBefore(now);
+    forgotten_ns_ = now;
+  }
+  prune_at_ = std::max(kPruneSizeMin, 2 * writes_.size());
+}
+
+void SectorHistory::ForgetBefore(std::int64_t oldest_started) {
+  // The newest beginning of a write that has taken effect for good: what ended before it is over.
+  std::int64_t newest = -1;
+  for (const Write& write : writes_) {
+    if (write.effective > oldest_started || write.stable > oldest_started) continue;
+    if (!MayBeUndone(write, kNever)) newest = std::max(newest, write.start);
+  }
+  std::erase_if(writes_, [newest](const Write& write) {
+    return write.end <= newest && write.start < newest;
+  });
 }
 
 VolumeOracle::VolumeOracle(std::uint32_t volume, std::uint64_t sector_count)
     : volume_(volume), sectors_(sector_count) {}
 
 void VolumeOracle::OnWriteStarted(WriteId id, bool zeroes, std::uint64_t sector,
-                                  std::uint64_t count, std::int64_t now) {
-  for (std::uint64_t i = sector; i < sector + count; ++i)
-    sectors_[i].OnWriteStarted(id, zeroes, now);
+                                  std::uint64_t count, std::int64_t now, ClientId client) {
+  for (std::uint64_t i = sector; i < sector + count; ++i) {
+    sectors_[i].OnWriteStarted(id, zeroes, now, client);
+  }
 }
 
 void VolumeOracle::OnWriteEnded(WriteId id, bool certain, bool stable, std::uint64_t sector,
@@ -145,17 +171,21 @@ void VolumeOracle::OnWriteEnded(WriteId id, bool certain, bool stable, std::uint
   }
 }
 
-void VolumeOracle::OnFlushed(std::int64_t started, std::int64_t now) {
+void VolumeOracle::OnFlushed(std::int64_t started, std::int64_t now, ClientId client) {
   const std::int64_t oldest =
       reads_started_.empty() ? started : std::min(started, *reads_started_.begin());
   for (SectorHistory& sector : sectors_) {
-    sector.OnFlushed(started, now);
-    sector.Prune(oldest);
+    sector.OnFlushed(started, now, client);
+    sector.Prune(oldest, now);
   }
 }
 
-void VolumeOracle::OnLossReported(std::int64_t now) {
-  for (SectorHistory& sector : sectors_) sector.OnLossReported(now);
+void VolumeOracle::OnLossReported(std::int64_t now, ClientId client) {
+  for (SectorHistory& sector : sectors_) sector.OnLossReported(now, client);
+}
+
+void VolumeOracle::OnClientGone(std::int64_t now, ClientId client) {
+  for (SectorHistory& sector : sectors_) sector.OnClientGone(now, client);
 }
 
 void VolumeOracle::OnCrash(std::int64_t now) {
@@ -171,6 +201,7 @@ void VolumeOracle::OnRead(const std::byte* bytes, std::uint64_t sector, std::uin
     std::memcpy(&stamp, content, sizeof stamp);
     const bool is_zero = stamp.magic == 0;
     const char* reason = nullptr;
+    bool broken_promise = false;
     if (std::memcmp(content, content + sizeof stamp, kSectorSize - sizeof stamp) != 0) {
       reason = "a torn sector";
     } else if (!is_zero && stamp.magic != kMagic) {
@@ -180,10 +211,13 @@ void VolumeOracle::OnRead(const std::byte* bytes, std::uint64_t sector, std::uin
     } else if (!is_zero && stamp.sector != sector + i) {
       reason = "another sector's data";
     } else {
-      reason = sectors_[sector + i].CheckRead(stamp.id, is_zero, started, now);
+      const SectorHistory::Verdict verdict =
+          sectors_[sector + i].CheckRead(stamp.id, is_zero, started, now);
+      reason = verdict.reason;
+      broken_promise = verdict.broken_promise;
     }
     if (reason == nullptr) continue;
-    Report("O1",
+    Report(broken_promise ? "O3" : "O1",
            absl::StrFormat("volume %d sector %d: a read of %d..%d ns returned write %d: %s",
                            volume_, sector + i, started, now, is_zero ? 0 : stamp.id, reason));
   }

@@ -11,6 +11,11 @@
 //   O6  After close nothing is left: no region, connection, timer or slot (destructors CHECK it).
 //   O7  Two runs of a seed give one trace hash.
 //   O8  After the storm every IO completes within a virtual deadline.
+//   O9  A volume that stands where another one stood under the same name is never written to by
+//       who had opened the other one (the server actor reports it).
+//
+// Several clients may use one volume.  A flush promises what its own client wrote, as a device's
+// flush does; what others wrote it makes stable if it is still there.
 //
 // The rule for O1 and O3.  A write that is not acknowledged may be issued again, so until its end
 // it may take effect more than once, as on any block device.  Every write has a life [start, end]:
@@ -29,32 +34,42 @@
 namespace ibnbd::sim {
 
 using WriteId = std::uint64_t;  // 0: the volume's first content, zeros.
+using ClientId = std::uint32_t;
 
 class SectorHistory {
  public:
   SectorHistory();
 
-  void OnWriteStarted(WriteId id, bool zeroes, std::int64_t now);
+  void OnWriteStarted(WriteId id, bool zeroes, std::int64_t now, ClientId client = 0);
   // `certain`: acknowledged; otherwise it may or may not have happened.  After `now` it cannot
   // happen any more.
   void OnWriteEnded(WriteId id, bool certain, bool stable, std::int64_t now);
-  // A flush that began at `started` was acknowledged at `now`.
-  void OnFlushed(std::int64_t started, std::int64_t now);
+  // A flush of `client` that began at `started` was acknowledged at `now`.
+  void OnFlushed(std::int64_t started, std::int64_t now, ClientId client = 0);
   void OnCrash(std::int64_t now);
   // The client was told, by a flush that failed, that a crash may have undone what was acknowledged
   // so far: later flushes do not promise it.
-  void OnLossReported(std::int64_t now);
-  // Forgets what no read that began at `oldest_started` or later may return.
-  void Prune(std::int64_t oldest_started);
+  void OnLossReported(std::int64_t now, ClientId client = 0);
+  // The client died or closed the volume, and forgot what it had not flushed: nobody will be told
+  // if that is lost, and later flushes do not promise it.
+  void OnClientGone(std::int64_t now, ClientId client);
+  // Forgets what no read that began at `oldest_started` or later may return.  If that leaves too
+  // much, reads that began before `now` are judged less strictly.
+  void Prune(std::int64_t oldest_started, std::int64_t now);
 
-  // Null if `id` (or some zeroes, if `is_zero`) may be what a read of [started, now] saw; else why
-  // not.
-  const char* CheckRead(WriteId id, bool is_zero, std::int64_t started, std::int64_t now);
+  // No reason: `id` (or some zeroes, if `is_zero`) may be what a read of [started, now] saw.
+  // Else why not, and whether a crash would have been an excuse, had nothing been flushed (O3).
+  struct Verdict {
+    const char* reason = nullptr;
+    bool broken_promise = false;
+  };
+  Verdict CheckRead(WriteId id, bool is_zero, std::int64_t started, std::int64_t now);
 
  private:
   static constexpr std::int64_t kNever = INT64_MAX;
   struct Write {
     WriteId id = 0;
+    ClientId client = 0;
     bool zeroes = false;
     std::int64_t start = 0;
     std::int64_t end = kNever;        // Took effect by then, if it did.
@@ -64,13 +79,19 @@ class SectorHistory {
     std::int64_t stable = kNever;  // Survives crashes from then on.
     std::int64_t gone = kNever;    // A read showed by then that another write came after it.
   };
-  [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started,
-                                std::int64_t now) const;
+  enum class Promises : std::uint8_t { kKept, kForgotten };
+  [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started, std::int64_t now,
+                                Promises promises = Promises::kKept) const;
   [[nodiscard]] bool CrashedBetween(std::int64_t begin, std::int64_t end) const;
   static void Promise(Write* write);
-  [[nodiscard]] bool MayBeUndone(const Write& write, std::int64_t until) const;
+  void ForgetBefore(std::int64_t oldest_started);
+  [[nodiscard]] bool MayBeUndone(const Write& write, std::int64_t until,
+                                 Promises promises = Promises::kKept) const;
 
+  static constexpr std::size_t kPruneSizeMin = 64, kPruneSizeMax = 500;
   std::vector<Write> writes_;
+  std::size_t prune_at_ = kPruneSizeMin;
+  std::int64_t forgotten_ns_ = -1;
   std::vector<std::int64_t> crashes_;
 };
 
@@ -84,13 +105,16 @@ class VolumeOracle {
  public:
   VolumeOracle(std::uint32_t volume, std::uint64_t sector_count);
 
+  // Several clients write: their ids must differ.
+  [[nodiscard]] WriteId NextWriteId() { return next_write_id_++; }
   void OnWriteStarted(WriteId id, bool zeroes, std::uint64_t sector, std::uint64_t count,
-                      std::int64_t now);
+                      std::int64_t now, ClientId client = 0);
   void OnWriteEnded(WriteId id, bool certain, bool stable, std::uint64_t sector,
                     std::uint64_t count, std::int64_t now);
-  void OnFlushed(std::int64_t started, std::int64_t now);
+  void OnFlushed(std::int64_t started, std::int64_t now, ClientId client = 0);
   void OnCrash(std::int64_t now);
-  void OnLossReported(std::int64_t now);
+  void OnLossReported(std::int64_t now, ClientId client = 0);
+  void OnClientGone(std::int64_t now, ClientId client);
   [[nodiscard]] std::uint32_t crash_count() const { return crash_count_; }
   void OnReadStarted(std::int64_t started) { reads_started_.insert(started); }
   // A read that began at `started` ended; if it succeeded, OnRead() judges what it returned.
@@ -111,6 +135,7 @@ class VolumeOracle {
  private:
   const std::uint32_t volume_;
   std::vector<SectorHistory> sectors_;
+  WriteId next_write_id_ = 1;
   std::uint32_t crash_count_ = 0;
   std::multiset<std::int64_t> reads_started_;  // Of the reads under way.
   std::vector<Finding> findings_;

@@ -71,6 +71,7 @@ std::string FaultPlan::ToString() const {
     if (fault.duration != nullptr)
       absl::StrAppend(&text, "[", RangeText(this->*fault.duration), "]");
   }
+  if (one_sided_passive) absl::StrAppend(&text, " (one-sided: the listener's end)");
   if (!any) absl::StrAppend(&text, " no faults");
   return text;
 }

@@ -43,6 +43,7 @@ struct FaultPlan {
   NsRange late_landing_ns{1 * kNsPerMs, 3 * kNsPerSecond};
   std::uint32_t one_sided_ppm = 0;  // Per break: one end does not see it for long.
   NsRange one_sided_ns{100 * kNsPerMs, 20 * kNsPerSecond};
+  bool one_sided_passive = false;  // It is the listener's end that does not see it, always.
   std::uint32_t no_receive_break_ppm =
       0;                            // Per message without a posted receive: kNoReceive at once.
   std::uint32_t partition_ppm = 0;  // Per posted send: the two hosts lose sight of each other.

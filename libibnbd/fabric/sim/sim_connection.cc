@@ -239,7 +239,9 @@ void SimConnection::Break(const std::deque<Message>& unfinished, fabric::WcStatu
     status = fabric::WcStatus::kFlushed;
   }
   drain_ns_ = world.now_ns() + link_->plan().drain_ns.Draw(network().prng());
-  world.Schedule(drain_ns_ - world.now_ns(), [] {});  // So that drained() is asked again.
+  world.Schedule(drain_ns_ - world.now_ns(), [link = link_, side = side_] {
+    if (link->end(side) != nullptr) link->end(side)->poller().Wake();  // drained() may hold now.
+  });
   PendingEvent event;
   event.kind = fabric::CmEvent::Kind::kDisconnected;
   event.link = link_;

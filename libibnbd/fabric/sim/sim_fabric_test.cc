@@ -118,6 +118,33 @@ TEST(SimWorldTest, StalledReactorTakesNoTurnsUntilItsStallEnds) {
   EXPECT_EQ(ran_ns, start_ns + kNsPerMs);
 }
 
+TEST(SimWorldTest, AClockThatLeapsAheadFiresTheTimersOfItsHostAlone) {
+  World world(1, FaultPlan());
+  Host& jumper = world.AddHost("jumper");
+  Host& other = world.AddHost("other");
+  Reactor& jumps = jumper.AddReactor();
+  Reactor& stays = other.AddReactor();
+  const std::int64_t start_ns = world.now_ns();
+  std::int64_t jumper_ns = -1, other_ns = -1;
+  Timer jumper_timer(jumps.timers(), [&] { jumper_ns = world.now_ns() - start_ns; });
+  Timer other_timer(stays.timers(), [&] { other_ns = world.now_ns() - start_ns; });
+  jumper_timer.ArmAfter(10 * kNsPerSecond);
+  other_timer.ArmAfter(10 * kNsPerSecond);
+  world.RunFor(kNsPerSecond);
+  world.JumpClock(jumper, 6 * kNsPerSecond);
+  EXPECT_EQ(world.counts().clock_jumps, 1u);
+  world.RunFor(20 * kNsPerSecond);
+  EXPECT_EQ(jumper_ns, 4 * kNsPerSecond);
+  EXPECT_EQ(other_ns, 10 * kNsPerSecond);
+  jumper_ns = -1;
+  jumper_timer.ArmAfter(kNsPerSecond);
+  world.JumpClock(jumper, kNsPerSecond * 100);  // Long due: at once.
+  const std::int64_t jump_ns = world.now_ns() - start_ns;
+  world.RunFor(kNsPerSecond / 2);
+  EXPECT_LE(jumper_ns, jump_ns + 1);
+  EXPECT_GE(jumper_ns, jump_ns);
+}
+
 TEST(SimWorldTest, TurnsThatNeverEndAreReported) {
   class Busy final : public ReactorSource {
    public:

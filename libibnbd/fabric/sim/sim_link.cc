@@ -45,6 +45,7 @@ void Link::DetachEnd(Side side) {
 Host& Link::host(Side side) const { return fabrics_[Index(side)]->host(); }
 
 bool Link::Blocked(Side from) const {
+  if (fabrics_[Index(Side::kPassive)] == nullptr) return false;  // Nobody has heard of it yet.
   return network_.Blocked({host(from), host(Other(from)), rail_});
 }
 
@@ -162,9 +163,9 @@ bool Link::TakePayload(Side side, Message& message) {
     return false;
   }
   if (ChecksumSges(message.sges) != message.checksum) {
-    network_.world().AddViolation(absl::StrCat("F9: a source changed before its completion: host ",
-                                               host(side).name(), " cookie ",
-                                               message.request.cookie, " length ", message.length));
+    network_.world().AddViolation(absl::StrCat(
+        "F9: a source changed before its completion: host ", host(side).name(), " to ",
+        host(Other(side)).name(), " cookie ", message.request.cookie, " length ", message.length));
   }
   message.payload = GatherSges(message.sges);
   message.payload_taken = true;

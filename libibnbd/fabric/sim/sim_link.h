@@ -61,7 +61,7 @@ class Link : public std::enable_shared_from_this<Link> {
   void set_domain(Side side, std::uint64_t id) { domains_[Index(side)] = id; }
   [[nodiscard]] SimFabric* fabric(Side side) const { return fabrics_[Index(side)]; }
   [[nodiscard]] bool cut() const { return cut_; }
-  // Nothing from this side gets through now.  Requires: the passive fabric is known.
+  // Nothing from this side gets through now.
   [[nodiscard]] bool Blocked(Side from) const;
   void AttachEnd(Side side, SimConnection& end);
   void DetachEnd(Side side);

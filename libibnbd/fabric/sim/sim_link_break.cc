@@ -46,7 +46,8 @@ void Link::TellLater(Side side, int error) {
   if (end(side) == nullptr || told_[Index(side)]) return;
   told_[Index(side)] = true;
   std::int64_t delay_ns = plan().notice_ns.Draw(network_.prng());
-  if (network_.Draw(plan().one_sided_ppm)) {
+  const bool may_be_blind = side == Side::kPassive || !plan().one_sided_passive;
+  if (may_be_blind && network_.Draw(plan().one_sided_ppm)) {
     ++network_.counts().one_sided_breaks;
     delay_ns = plan().one_sided_ns.Draw(network_.prng());
   }

@@ -118,6 +118,7 @@ bool SimPoller::Report(PendingEvent& event, fabric::CmEvent& out) {
 
 std::size_t SimPoller::PollEvents(std::span<fabric::CmEvent> out) {
   reported_data_.clear();
+  woken_ = false;
   std::size_t count = 0;
   while (count < out.size() && !events_.empty()) {
     PendingEvent event = std::move(events_.front());

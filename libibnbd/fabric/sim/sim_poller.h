@@ -39,6 +39,7 @@ class SimPoller final : public fabric::Poller {
   std::size_t PollCompletions(std::span<fabric::Completion> out) override;
   std::size_t PollEvents(std::span<fabric::CmEvent> out) override;
   void Flush() override;
+  bool HasWork() override { return woken_ || !completions_.empty() || !events_.empty(); }
   absl::StatusOr<std::unique_ptr<fabric::Connection>> StartConnect(
       const SocketAddress& peer, const fabric::ConnectionOptions& options,
       std::span<const std::byte> private_data) override;
@@ -48,6 +49,7 @@ class SimPoller final : public fabric::Poller {
   [[nodiscard]] SimFabric& fabric() { return fabric_; }
   [[nodiscard]] Reactor& reactor() { return reactor_; }
   [[nodiscard]] std::uint64_t id() const { return id_; }
+  void Wake() { woken_ = true; }  // Its owner is to have another look, at drained() for one.
   void AddConnection(SimConnection& connection);
   void RemoveConnection(SimConnection& connection);
   void AddListener(SimListener& listener);
@@ -73,6 +75,7 @@ class SimPoller final : public fabric::Poller {
   std::map<std::uint64_t, SimConnection*> connections_;
   std::map<std::uint64_t, SimListener*> listeners_;
   std::map<std::uint64_t, std::int64_t> event_floors_ns_;  // By end.
+  bool woken_ = false;
   std::deque<Ready> completions_;
   std::deque<PendingEvent> events_;
   std::vector<std::vector<std::byte>> reported_data_;

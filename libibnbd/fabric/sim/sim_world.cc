@@ -30,7 +30,7 @@ constexpr std::uint64_t Fold(std::uint64_t hash, std::uint64_t value) {
 }  // namespace
 
 Host::Host(World& world, std::uint32_t index, std::string name)
-    : world_(world), index_(index), name_(std::move(name)) {
+    : world_(world), index_(index), name_(std::move(name)), clock_(world.clock_) {
   fabrics_.push_back(std::make_unique<SimFabric>(*world_.network_, *this));
 }
 Host::~Host() = default;
@@ -54,13 +54,13 @@ fabric::Fabric& Host::fabric() {
   return *fabrics_.back();
 }
 
-Reactor& Host::AddReactor() {
+Reactor& Host::AddReactor(Turns turns) {
   CHECK(!crashed_);
   ReactorOptions options;
   options.with_ring = false;
-  absl::StatusOr<std::unique_ptr<Reactor>> reactor = Reactor::Create(world_.clock_, options);
+  absl::StatusOr<std::unique_ptr<Reactor>> reactor = Reactor::Create(clock_, options);
   CHECK(reactor.ok());
-  seats_.push_back({*std::move(reactor), 0, false});
+  seats_.push_back({*std::move(reactor), turns, 0, false});
   return *seats_.back().reactor;
 }
 
@@ -108,7 +108,10 @@ void World::RunTurns() {
     const std::size_t first = turn_prng_.Below(seats.size());
     bool worked = false;
     for (std::size_t i = 0; i < seats.size(); ++i) {
-      worked |= seats[(first + i) % seats.size()]->reactor->RunTurn();
+      Host::Seat& seat = *seats[(first + i) % seats.size()];
+      if (seat.turns == Turns::kAlways || seat.reactor->HasWork()) {
+        worked |= seat.reactor->RunTurn();
+      }
     }
     if (!worked) return;
   }
@@ -122,6 +125,7 @@ std::int64_t World::NextReactorNs() const {
     for (const Host::Seat& seat : host->seats_) {
       if (seat.frozen) continue;
       std::int64_t due_ns = seat.reactor->next_deadline_ns();
+      if (due_ns >= 0) due_ns = std::max<std::int64_t>(due_ns - host->clock_.ahead_ns, 0);
       if (seat.stalled_until_ns > now_ns()) {
         due_ns =
             std::max(due_ns, seat.stalled_until_ns);  // It also has mail and completions to see.
@@ -212,6 +216,13 @@ void World::StallReactor(Reactor& reactor, std::int64_t virtual_ns) {
 
 void World::StallHost(Host& host, std::int64_t virtual_ns) {
   for (const Host::Seat& seat : host.seats_) StallReactor(*seat.reactor, virtual_ns);
+}
+
+void World::JumpClock(Host& host, std::int64_t ahead_ns) {
+  CHECK(ahead_ns >= 0);
+  Trace("clock jump", host.index(), static_cast<std::uint64_t>(ahead_ns));
+  ++counts_.clock_jumps;
+  host.clock_.ahead_ns += ahead_ns;
 }
 
 void World::CrashHost(Host& host) {

@@ -38,6 +38,10 @@ class World;
 inline constexpr std::uint32_t kRailCount = 4;
 inline constexpr std::uint32_t kAllRails = kRailCount;  // Where faults by hand name a rail.
 
+// When a reactor takes turns.  kWithWork is faster, and for those whose sources say by HasWork()
+// what they have to do, and which nobody uses from outside their turns.
+enum class Turns : std::uint8_t { kAlways, kWithWork };
+
 // A machine.  Crashing ends its incarnation: its fabric, reactors and everything built on them are
 // ghosts, kept only so that their owner can dismantle them; a restart begins with a new fabric.
 class Host {
@@ -55,19 +59,31 @@ class Host {
   // To listen on all addresses of the host that does it.
   [[nodiscard]] static SocketAddress AnyAddress(std::uint16_t port);
   [[nodiscard]] fabric::Fabric& fabric();  // Of this incarnation.
-  Reactor& AddReactor();                   // Lives until the world ends.
+  // Lives until the world ends.
+  Reactor& AddReactor(Turns turns = Turns::kAlways);
 
  private:
   friend class World;
   friend class Network;
+  class HostClock final : public Clock {  // The world's, and how far it has leapt ahead of it.
+   public:
+    explicit HostClock(const Clock& world) : world_(world) {}
+    [[nodiscard]] std::int64_t NowNs() const override { return world_.NowNs() + ahead_ns; }
+    std::int64_t ahead_ns = 0;
+
+   private:
+    const Clock& world_;
+  };
   struct Seat {  // A reactor and what the world knows about it.
     std::unique_ptr<Reactor> reactor;
+    Turns turns = Turns::kAlways;
     std::int64_t stalled_until_ns = 0;
     bool frozen = false;  // Of a crashed incarnation: takes no turns.
   };
   World& world_;
   const std::uint32_t index_;
   const std::string name_;
+  HostClock clock_;
   bool crashed_ = false;
   std::uint32_t incarnation_ = 0;
   std::vector<std::unique_ptr<SimFabric>> fabrics_;  // The last one is alive, unless crashed.
@@ -77,7 +93,8 @@ class Host {
 // What the faults really did; tests ask it whether the fault they are about has happened.
 struct FaultCounts {
   std::uint64_t connects_refused = 0, connects_rejected = 0, connects_silent = 0, accepts_lost = 0;
-  std::uint64_t cuts = 0, one_sided_breaks = 0, partitions = 0, clogs = 0, stalls = 0;
+  std::uint64_t cuts = 0, one_sided_breaks = 0, partitions = 0, clogs = 0, stalls = 0,
+                clock_jumps = 0;
   std::uint64_t landed = 0, landed_late = 0, landed_partly = 0, landed_after_break = 0;
   std::uint64_t dropped = 0, receives_missing = 0, slow_completions = 0;
 };
@@ -122,6 +139,8 @@ class World {
   void HealPartition(Host& a, Host& b, std::uint32_t rail = kAllRails);
   void StallReactor(Reactor& reactor, std::int64_t virtual_ns);
   void StallHost(Host& host, std::int64_t virtual_ns);
+  // The host's clock leaps ahead; all its timers of that time are due at once.
+  void JumpClock(Host& host, std::int64_t ahead_ns);
   // Everything on the host stops at once; its peers see a reset or nothing, as the plan draws.  Its
   // ghosts may be destroyed in any state; or thaw them: cut off from the world, they take turns
   // again and see their connections broken, so that they can be closed in order.
