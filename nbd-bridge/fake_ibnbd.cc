@@ -116,6 +116,8 @@ int ibnbd_session_open(const char* uri, const ibnbd_session_options* options, ib
   return 0;
 }
 
+int ibnbd_session_set_policy(ibnbd_session*, uint32_t) { return 0; }
+
 int ibnbd_session_close(ibnbd_session* session, uint32_t) {
   if (session == nullptr) return 0;
   for (ibnbd_queue& queue : session->queues) {

@@ -10,6 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 
@@ -19,14 +20,21 @@ namespace {
 constexpr std::uint32_t kThreadsMax = 64;  // As many queues as a session may have.
 
 struct RawOptions {
-  std::vector<std::string> sockets, listen, volumes;
-  std::string on_loss = "hold", connection_memory = "32M", session_name, memory;
+  std::vector<std::string> sockets, listen, volumes, paths;
+  std::string on_loss = "hold", path_policy = "adaptive", connection_memory = "32M", session_name,
+              memory;
   bool read_only = false, wait = false;
   std::uint32_t threads = 1;
   int connections_max = 256;
   double handshake_timeout = 30, stop_timeout = 10;
   int verbosity = 0;
 };
+
+std::uint32_t PolicyOf(const std::string& name) {
+  if (name == "round-robin") return IBNBD_POLICY_ROUND_ROBIN;
+  if (name == "min-inflight") return IBNBD_POLICY_MIN_INFLIGHT;
+  return name == "min-latency" ? IBNBD_POLICY_MIN_LATENCY : IBNBD_POLICY_ADAPTIVE;
+}
 
 void Declare(CLI::App& app, RawOptions& raw) {
   app.set_version_flag("--version", absl::StrCat("nbd-bridge ", ibnbd_version()));
@@ -44,6 +52,13 @@ void Declare(CLI::App& app, RawOptions& raw) {
   app.add_option("--on-loss", raw.on_loss,
                  "When the server is lost: hold, or fail-after=TIME (500ms, 30s, 2m)")
       ->type_name("POLICY")
+      ->capture_default_str();
+  app.add_option("--path", raw.paths, "One more way to the server of the volumes")
+      ->type_name("[SRC@]DST[:PORT]")
+      ->allow_extra_args(false);
+  app.add_option("--path-policy", raw.path_policy,
+                 "Which path an IO takes: adaptive, round-robin, min-inflight or min-latency")
+      ->check(CLI::IsMember({"adaptive", "round-robin", "min-inflight", "min-latency"}))
       ->capture_default_str();
   app.add_flag("-w,--wait", raw.wait, "Wait for servers that are not there yet");
   app.add_option("--memory", raw.memory,
@@ -95,6 +110,16 @@ absl::StatusOr<ProgramOptions> Check(const RawOptions& raw) {
   bridge.volumes.wait_for_servers = raw.wait;
   bridge.volumes.session_name = raw.session_name;
   bridge.volumes.memory = raw.memory;
+  bridge.volumes.paths = absl::StrJoin(raw.paths, " ");
+  bridge.volumes.path_policy = PolicyOf(raw.path_policy);
+  const auto elsewhere = [&](const VolumeSpec& spec) {
+    const Uri& first = bridge.volumes.volumes.front().uri;
+    return spec.uri.host != first.host || spec.uri.port != first.port;
+  };
+  if (!raw.paths.empty() &&
+      std::any_of(bridge.volumes.volumes.begin(), bridge.volumes.volumes.end(), elsewhere)) {
+    return absl::InvalidArgumentError("--path: the volumes must be of one server");
+  }
   bridge.thread_count = raw.threads;
   bridge.connections_max = raw.connections_max;
   bridge.handshake_timeout_ms = static_cast<std::uint32_t>(raw.handshake_timeout * 1000);

@@ -98,6 +98,7 @@ absl::StatusOr<std::size_t> VolumeTable::SessionFor(const Uri& uri) {
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   if (!options_.session_name.empty()) options.name = options_.session_name.c_str();
   if (!options_.memory.empty()) options.memory = options_.memory.c_str();
+  if (!options_.paths.empty()) options.paths = options_.paths.c_str();
   options.queue_count = options_.queue_count;
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;
@@ -109,6 +110,9 @@ absl::StatusOr<std::size_t> VolumeTable::SessionFor(const Uri& uri) {
   ibnbd_session* session = nullptr;
   if (const int result = ibnbd_session_open(address.c_str(), &options, &session); result != 0) {
     return LibraryError(result, absl::StrCat("connect to ", address));
+  }
+  if (const int result = ibnbd_session_set_policy(session, options_.path_policy); result != 0) {
+    LOG_WARN("path policy: ", ibnbd_error_message());  // The default holds.
   }
   servers_.push_back(address);
   sessions_.push_back(session);

@@ -26,8 +26,10 @@ struct VolumeTableOptions {
   std::vector<VolumeSpec> volumes;
   bool read_only = false;
   bool wait_for_servers = false;
-  std::string session_name;         // Empty: the library makes one up.
-  std::string memory;               // As ibnbd_session_options has it; empty: the default.
+  std::string session_name;  // Empty: the library makes one up.
+  std::string memory;        // As ibnbd_session_options has it; empty: the default.
+  std::string paths;         // Likewise: more ways to the one server.
+  std::uint32_t path_policy = IBNBD_POLICY_ADAPTIVE;
   std::int64_t fail_after_ms = -1;  // Loss policy; -1: hold for ever.
   std::uint32_t queue_count = 1;    // One per loop.
   std::uint32_t payload_size_max = 32u << 20;

@@ -101,7 +101,8 @@ struct ibnbd_queue final : public ibnbd::ReactorSource {
 
 struct ibnbd_session {
   std::string name;
-  std::string uri;  // "tcp://host:port", for texts.
+  std::string uri;         // "tcp://host:port", for texts.
+  std::uint16_t port = 0;  // Of the URI: the default for more paths.
   const ibnbd::MemoryProvider* memory = &ibnbd::OrdinaryPages();
   ibnbd::MonotonicClock clock;
   std::unique_ptr<ibnbd::fabric::Fabric> fabric;

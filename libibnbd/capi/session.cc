@@ -9,9 +9,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_split.h"
 #include "base/log.h"
 #include "base/socket_address.h"
 #include "base/status_macros.h"
@@ -92,10 +91,12 @@ absl::StatusOr<std::unique_ptr<ibnbd_queue>> CreateQueue(ibnbd_session& session,
 
 rnbd::Client::Options ClientOptions(const ibnbd_session& session,
                                     const ibnbd_session_options& options,
-                                    const SocketAddress& server) {
+                                    const SocketAddress& server,
+                                    std::vector<rtrs::PathOptions> more_paths) {
   rnbd::Client::Options result;
   result.session.name = session.name;
   result.session.server = server;
+  result.session.more_paths = std::move(more_paths);
   result.session.connect_timeout_ns =
       std::clamp(options.connect_timeout_ms * kNsPerMs, kRoundTimeoutNsMin, kRoundTimeoutNsMax);
   if (options.heartbeat_ms != 0) {
@@ -118,7 +119,7 @@ void TearDownQueue(ibnbd_queue& queue) {
 }
 
 absl::Status Build(ibnbd_session& session, const ibnbd_session_options& options,
-                   const SocketAddress& server) {
+                   const SocketAddress& server, std::vector<rtrs::PathOptions> more_paths) {
   for (std::uint32_t i = 0; i < options.queue_count; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<ibnbd_queue> queue, CreateQueue(session, options, i));
     session.queues.push_back(std::move(queue));
@@ -128,7 +129,8 @@ absl::Status Build(ibnbd_session& session, const ibnbd_session_options& options,
   std::vector<rtrs::Port*> lane_ports;
   lane_ports.reserve(session.queues.size());
   for (const auto& queue : session.queues) lane_ports.push_back(queue->port.get());
-  ASSIGN_OR_RETURN(session.client, rnbd::Client::Create(ClientOptions(session, options, server),
+  ASSIGN_OR_RETURN(session.client, rnbd::Client::Create(ClientOptions(session, options, server,
+                                                                      std::move(more_paths)),
                                                         *session.control_port, lane_ports));
   return absl::OkStatus();
 }
@@ -176,9 +178,11 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   session->name = options.name != nullptr ? options.name : MakeSessionName();
   uri.export_name.clear();
   session->uri = uri.ToString();
+  session->port = uri.port;
   ASSIGN_OR_RETURN(const SocketAddress server, ResolveAddress(uri.host, uri.port));
+  ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> more_paths, ParsePaths(options.paths, uri.port));
   ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme, &server));
-  absl::Status status = Build(*session, options, server);
+  absl::Status status = Build(*session, options, server, std::move(more_paths));
   if (status.ok()) status = StartControlThread(*session);
   if (status.ok()) status = Connect(*session, options);
   if (status.ok()) return session;
@@ -327,10 +331,10 @@ int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* ou
         filled.reconnects = engine.stats().reconnects;
         filled.connect_failures = engine.stats().connect_failures;
         filled.heartbeat_rtt_ns = static_cast<std::uint64_t>(engine.stats().heartbeat_rtt_ns);
-        const std::string text = engine.Describe();
-        for (const absl::string_view word : absl::StrSplit(text, ' ')) {
-          if (!absl::StrContains(word, '@')) continue;
-          ibnbd::capi::CopyText(std::string(word), filled.address);
+        for (const ibnbd::rtrs::PathInfo& path : engine.paths()) {
+          if (filled.address[0] != 0 && path.state != ibnbd::rtrs::PathState::kUp) continue;
+          ibnbd::capi::CopyText(path.addresses, filled.address);
+          if (path.state == ibnbd::rtrs::PathState::kUp) break;
         }
         done(filled);
       });

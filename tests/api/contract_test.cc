@@ -340,7 +340,7 @@ TEST_F(ContractTest, MisuseOfOpeningIsNamed) {
   refuse([](auto& o) { o.queue_count = 65; }, "queue_count is 65");
   refuse([](auto& o) { o.io_depth_max = 0; }, "io_depth_max");
   refuse([](auto& o) { o.name = "a/b"; }, "a/b");
-  refuse([](auto& o) { o.reserved[2] = 1; }, "reserved");
+  refuse([](auto& o) { o.reserved[1] = 1; }, "reserved");
   ibnbd_device* device = nullptr;
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   EXPECT_REFUSED(ibnbd_device_open(session_, nullptr, nullptr, &device), -EINVAL, "name is NULL");

@@ -69,6 +69,7 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> TcpPoller::StartConnect(
   CHECK_LE(private_data.size(), proto::tcp::kPrivateDataSizeMax);
   ASSIGN_OR_RETURN(const fabric::Limits limits, TcpConnection::Grant(options.limits));
   ASSIGN_OR_RETURN(UniqueFd fd, OpenSocket(peer));
+  if (options.source.has_value()) RETURN_IF_ERROR(BindSource(fd.get(), *options.source));
   auto connection = std::make_unique<TcpConnection>(*this, std::move(fd), limits, options.context);
   connection->StartActive(peer, options, private_data);
   return connection;

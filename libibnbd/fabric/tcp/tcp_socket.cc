@@ -48,6 +48,20 @@ absl::StatusOr<UniqueFd> OpenSocket(const SocketAddress& peer) {
   return fd;
 }
 
+// The port is chosen with the connection, when the peer is known: many may share it.
+absl::Status BindSource(int fd, const SocketAddress& source) {
+  const int one = 1;
+  (void)::setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+  sockaddr_storage storage{};
+  std::memcpy(&storage, source.bytes.data(), std::min<std::size_t>(source.length, sizeof storage));
+  if (storage.ss_family == AF_INET) reinterpret_cast<sockaddr_in*>(&storage)->sin_port = 0;
+  if (storage.ss_family == AF_INET6) reinterpret_cast<sockaddr_in6*>(&storage)->sin6_port = 0;
+  if (::bind(fd, reinterpret_cast<const sockaddr*>(&storage), source.length) == 0) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(errno, absl::StrCat("tcp: connect from ", source.ToString(), ": bind"));
+}
+
 absl::StatusOr<UniqueFd> OpenListener(const SocketAddress& local) {
   const std::string what = absl::StrCat("listen ", local.ToString());
   absl::StatusOr<UniqueFd> opened = OpenSocket(local);

@@ -16,6 +16,7 @@
 
 namespace ibnbd::tcp {
 
+absl::Status BindSource(int fd, const SocketAddress& source);
 // "listen 0.0.0.0:1234: bind: Address already in use".
 absl::StatusOr<UniqueFd> OpenListener(const SocketAddress& local);
 absl::StatusOr<UniqueFd> OpenSocket(const SocketAddress& peer);

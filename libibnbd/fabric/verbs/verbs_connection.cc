@@ -85,7 +85,9 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> VerbsConnection::StartActive
   connection->private_data_.assign(private_data.begin(), private_data.end());
   raw->context = static_cast<CmTarget*>(connection.get());
   SocketAddress to = peer;  // librdmacm takes it writable.
-  if (rdma_resolve_addr(raw, nullptr, reinterpret_cast<sockaddr*>(to.bytes.data()), kResolveMs) !=
+  SocketAddress from = options.source.value_or(SocketAddress{});
+  auto* source = from.length == 0 ? nullptr : reinterpret_cast<sockaddr*>(from.bytes.data());
+  if (rdma_resolve_addr(raw, source, reinterpret_cast<sockaddr*>(to.bytes.data()), kResolveMs) !=
       0) {
     return ErrnoStatus(errno, absl::StrCat("rdma: connect ", peer.ToString(), ": resolve address"));
   }

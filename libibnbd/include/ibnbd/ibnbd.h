@@ -69,7 +69,8 @@ struct ibnbd_session_options {
   uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
   const char *memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
                        * pages as far as there are some), "memfd" (a file without a name). */
-  uint64_t reserved[3];
+  const char *paths;  /* More ways to the server: "[SRC@]DST[:PORT]", separated by spaces; or NULL. */
+  uint64_t reserved[2];
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
@@ -78,9 +79,9 @@ struct ibnbd_session_options {
 #define IBNBD_SESSION_ONE_THREAD 2u
 #define IBNBD_SESSION_OPTIONS_INIT                                                             \
   {                                                                                            \
-    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL,          \
+    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL,    \
     {                                                                                          \
-      0, 0, 0                                                                                  \
+      0, 0                                                                                     \
     }                                                                                          \
   }
 
@@ -111,6 +112,54 @@ struct ibnbd_session_info {
 int ibnbd_session_get_info(ibnbd_session *session, struct ibnbd_session_info *out);
 /* Round trip of one control message, in ns. */
 int ibnbd_session_ping(ibnbd_session *session, uint32_t timeout_ms, uint64_t *round_trip_ns);
+
+/* ---- Paths: several ways to one server, at most 8.  While one is up IOs go on; what was in flight
+ * on one that is lost goes over another, and an old write never lands after a newer one (towards
+ * one of our own servers). ---- */
+enum ibnbd_policy {          /* Which path an IO takes. */
+  IBNBD_POLICY_ADAPTIVE = 0, /* All that are well, by work in flight; slow ones get probes only. */
+  IBNBD_POLICY_ROUND_ROBIN = 1,
+  IBNBD_POLICY_MIN_INFLIGHT = 2,
+  IBNBD_POLICY_MIN_LATENCY = 3
+};
+enum ibnbd_path_state {
+  IBNBD_PATH_CONNECTING = 1,
+  IBNBD_PATH_UP = 2,
+  IBNBD_PATH_DRAINING = 3, /* Lost; the network may still touch our memory. */
+  IBNBD_PATH_PAUSING = 4,  /* Until the next attempt to connect. */
+  IBNBD_PATH_CLOSING = 5
+};
+struct ibnbd_path_info {
+  size_t struct_size;
+  uint32_t id;       /* Stays the same for as long as the path exists. */
+  uint32_t state;    /* enum ibnbd_path_state */
+  uint32_t weight;   /* Its share of the IOs, 100 by default; 0: only if no other path is up. */
+  uint32_t flags;    /* IBNBD_PATH_... */
+  uint32_t inflight; /* IOs, and control messages. */
+  uint32_t reserved1;
+  uint64_t reads, writes, bytes; /* Answered. */
+  uint64_t lost;                 /* Those that were in flight when it broke. */
+  uint64_t reconnects, connect_failures;
+  uint64_t latency_ns;       /* Smoothed; 0: unknown. */
+  uint64_t heartbeat_rtt_ns; /* 0: none yet. */
+  char path[160];            /* As configured: "[SRC@]DST:PORT". */
+  char address[128];         /* "127.0.0.1:40000@127.0.0.1:1234"; "" before it was connected. */
+  char last_error[256];      /* "" if it is up. */
+  uint64_t reserved[4];
+};
+#define IBNBD_PATH_SLOW 1u /* Up, but drained by the policy. */
+/* `path`: "[SRC@]DST[:PORT]", the port of the session's URI by default.  Returns at once: the path
+ * connects by itself, and goes on trying.  `id` may be NULL.  -EINVAL: not such a text, or weight
+ * above 1000; -ENOBUFS: there are 8 paths. */
+int ibnbd_session_add_path(ibnbd_session *session, const char *path, uint32_t weight, uint32_t *id);
+/* Returns when nothing of it is left.  -ENOENT: no such path; -EBUSY: it is the last one;
+ * -ETIMEDOUT: it will be removed, but what executes for it at the server takes longer. */
+int ibnbd_session_remove_path(ibnbd_session *session, uint32_t id, uint32_t timeout_ms);
+int ibnbd_session_set_path_weight(ibnbd_session *session, uint32_t id, uint32_t weight);
+int ibnbd_session_set_policy(ibnbd_session *session, uint32_t policy); /* enum ibnbd_policy */
+/* Of the path number `index`, from 0 in order of creation; -ENOENT: there are not so many. */
+int ibnbd_session_get_path_info(ibnbd_session *session, uint32_t index,
+                                struct ibnbd_path_info *out);
 
 struct ibnbd_export_info {
   size_t struct_size;

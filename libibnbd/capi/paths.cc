@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// The paths of a session: added, removed, weighted and shown while it runs.  Any thread of the
+// application; what happens inside lambdas given to CallControl() happens on the control thread.
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/socket_address.h"
+#include "base/status_macros.h"
+#include "capi/control.h"
+#include "capi/error.h"
+#include "capi/handles.h"
+#include "capi/session.h"
+
+namespace ibnbd::capi {
+namespace {
+
+using rtrs::PathInfo;
+using rtrs::PathOptions;
+using rtrs::PathPolicyKind;
+using rtrs::PathState;
+
+absl::string_view WithoutBrackets(absl::string_view text) {
+  const bool has = text.size() > 2 && text.front() == '[' && text.back() == ']';
+  return has ? text.substr(1, text.size() - 2) : text;
+}
+
+// "[::1]:1" has a port, "[::1]" and "::1" have none.
+bool HasPort(absl::string_view text) {
+  const std::size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos) return false;
+  return text.front() == '[' ? text[colon - 1] == ']' : text.find(':') == colon;
+}
+
+std::string WithoutPort(const std::string& address) {
+  return std::string(WithoutBrackets(address.substr(0, address.rfind(':'))));
+}
+
+std::uint32_t StateOf(PathState state) {
+  switch (state) {
+    case PathState::kConnecting:
+      return IBNBD_PATH_CONNECTING;
+    case PathState::kUp:
+      return IBNBD_PATH_UP;
+    case PathState::kDraining:
+      return IBNBD_PATH_DRAINING;
+    case PathState::kBackoff:
+      return IBNBD_PATH_PAUSING;
+    case PathState::kClosing:
+      return IBNBD_PATH_CLOSING;
+  }
+  return 0;
+}
+
+struct ibnbd_path_info Fill(const PathInfo& path) {
+  struct ibnbd_path_info info = {};
+  info.struct_size = sizeof info;
+  info.id = path.id;
+  info.state = StateOf(path.state);
+  info.weight = path.weight;
+  info.flags = path.state == PathState::kUp && path.drained_by_policy ? IBNBD_PATH_SLOW : 0;
+  info.inflight = path.inflight;
+  info.reads = path.reads;
+  info.writes = path.writes;
+  info.bytes = path.bytes;
+  info.lost = path.lost;
+  info.reconnects = path.reconnects;
+  info.connect_failures = path.connect_failures;
+  info.latency_ns = static_cast<std::uint64_t>(path.latency_ns);
+  info.heartbeat_rtt_ns = static_cast<std::uint64_t>(path.heartbeat_rtt_ns);
+  const std::string source = path.source.empty() ? "" : absl::StrCat(WithoutPort(path.source), "@");
+  CopyText(absl::StrCat(source, path.server), info.path);
+  CopyText(path.addresses, info.address);
+  CopyText(path.last_error, info.last_error);
+  return info;
+}
+
+// The errno that says which of the refusals it is; the text says the rest.
+int FailPath(const char* call, const absl::Status& status) {
+  const std::string text(status.message());
+  if (absl::IsNotFound(status)) return Fail(-ENOENT, "%s: %s", call, text.c_str());
+  if (absl::IsFailedPrecondition(status)) return Fail(-EBUSY, "%s: %s", call, text.c_str());
+  if (absl::IsResourceExhausted(status)) return Fail(-ENOBUFS, "%s: %s", call, text.c_str());
+  return Fail(call, status);
+}
+
+}  // namespace
+
+absl::StatusOr<PathOptions> ParsePath(absl::string_view text, std::uint16_t default_port) {
+  const std::pair<absl::string_view, absl::string_view> sides =
+      absl::StrSplit(text, absl::MaxSplits('@', 1));
+  const bool has_source = absl::string_view::npos != text.find('@');
+  const absl::string_view to = has_source ? sides.second : text;
+  const std::string what = absl::StrCat("path \"", text, "\"");
+  if (to.empty() || (has_source && sides.first.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat(what, ": [SRC@]DST[:PORT] is wanted"));
+  }
+  std::uint32_t port = default_port;
+  absl::string_view host = to;
+  if (HasPort(to)) {
+    const std::size_t colon = to.rfind(':');
+    host = to.substr(0, colon);
+    if (!absl::SimpleAtoi(to.substr(colon + 1), &port) || port == 0 || port > 65535) {
+      return absl::InvalidArgumentError(absl::StrCat(what, ": its port is not in 1..65535"));
+    }
+  }
+  PathOptions options;
+  absl::StatusOr<SocketAddress> server =
+      ResolveAddress(WithoutBrackets(host), static_cast<std::uint16_t>(port));
+  if (!server.ok()) return Annotate(server.status(), what);
+  options.server = *server;
+  if (!has_source) return options;
+  absl::StatusOr<SocketAddress> source = ResolveAddress(WithoutBrackets(sides.first), 0);
+  if (!source.ok()) return Annotate(source.status(), what);
+  if (source->family != server->family) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": source and destination are of different kinds"));
+  }
+  options.source = *source;
+  return options;
+}
+
+absl::StatusOr<std::vector<PathOptions>> ParsePaths(const char* list, std::uint16_t default_port) {
+  std::vector<PathOptions> paths;
+  if (list == nullptr) return paths;
+  for (const absl::string_view text : absl::StrSplit(list, ' ', absl::SkipEmpty())) {
+    ASSIGN_OR_RETURN(PathOptions path, ParsePath(text, default_port));
+    paths.push_back(std::move(path));
+  }
+  return paths;
+}
+
+}  // namespace ibnbd::capi
+
+using ibnbd::kNsPerMs;
+using ibnbd::capi::CallControl;
+using ibnbd::capi::CheckSession;
+using ibnbd::capi::Fail;
+using ibnbd::capi::FailPath;
+using ibnbd::capi::kLocalAnswerNs;
+using ibnbd::capi::Succeed;
+
+int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t weight,
+                           uint32_t* id) {
+  constexpr char kCall[] = "ibnbd_session_add_path";
+  if (const int error = CheckSession(kCall, session)) return error;
+  if (path == nullptr) return Fail(-EINVAL, "%s: the path is NULL", kCall);
+  auto options = ibnbd::capi::ParsePath(path, session->port);
+  if (!options.ok()) return Fail(kCall, options.status());
+  options->weight = weight;
+  auto added = CallControl<std::uint32_t>(*session, kLocalAnswerNs, [&](auto done) {
+    done(session->client->session().AddPath(*options));
+  });
+  if (!added.ok()) return FailPath(kCall, added.status());
+  if (id != nullptr) *id = *added;
+  return Succeed();
+}
+
+int ibnbd_session_remove_path(ibnbd_session* session, uint32_t id, uint32_t timeout_ms) {
+  constexpr char kCall[] = "ibnbd_session_remove_path";
+  if (const int error = CheckSession(kCall, session)) return error;
+  auto removed = CallControl<bool>(*session, timeout_ms * kNsPerMs, [session, id](auto done) {
+    session->client->session().RemovePath(id, [done](const absl::Status& status) {
+      if (status.ok()) {
+        done(true);
+      } else {
+        done(status);
+      }
+    });
+  });
+  return removed.ok() ? Succeed() : FailPath(kCall, removed.status());
+}
+
+int ibnbd_session_set_path_weight(ibnbd_session* session, uint32_t id, uint32_t weight) {
+  constexpr char kCall[] = "ibnbd_session_set_path_weight";
+  if (const int error = CheckSession(kCall, session)) return error;
+  auto set = CallControl<bool>(*session, kLocalAnswerNs, [session, id, weight](auto done) {
+    const absl::Status status = session->client->session().SetPathWeight(id, weight);
+    if (status.ok()) {
+      done(true);
+    } else {
+      done(status);
+    }
+  });
+  return set.ok() ? Succeed() : FailPath(kCall, set.status());
+}
+
+int ibnbd_session_set_policy(ibnbd_session* session, uint32_t policy) {
+  constexpr char kCall[] = "ibnbd_session_set_policy";
+  using Kind = ibnbd::rtrs::PathPolicyKind;
+  static_assert(static_cast<int>(Kind::kAdaptive) == IBNBD_POLICY_ADAPTIVE &&
+                static_cast<int>(Kind::kRoundRobin) == IBNBD_POLICY_ROUND_ROBIN &&
+                static_cast<int>(Kind::kMinInflight) == IBNBD_POLICY_MIN_INFLIGHT &&
+                static_cast<int>(Kind::kMinLatency) == IBNBD_POLICY_MIN_LATENCY);
+  if (const int error = CheckSession(kCall, session)) return error;
+  if (policy > IBNBD_POLICY_MIN_LATENCY) {
+    return Fail(-EINVAL, "%s: unknown policy %u", kCall, policy);
+  }
+  session->control->Post(
+      [session, policy] { session->client->session().SetPolicy(static_cast<Kind>(policy)); });
+  return Succeed();
+}
+
+int ibnbd_session_get_path_info(ibnbd_session* session, uint32_t index,
+                                struct ibnbd_path_info* out) {
+  constexpr char kCall[] = "ibnbd_session_get_path_info";
+  if (const int error = CheckSession(kCall, session)) return error;
+  if (const int error = ibnbd::capi::CheckInfo(kCall, out)) return error;
+  auto info =
+      CallControl<struct ibnbd_path_info>(*session, kLocalAnswerNs, [session, index](auto done) {
+        const std::vector<ibnbd::rtrs::PathInfo> paths = session->client->session().paths();
+        if (index >= paths.size()) {
+          return done(absl::NotFoundError(absl::StrCat("there are ", paths.size(), " paths")));
+        }
+        done(ibnbd::capi::Fill(paths[index]));
+      });
+  if (!info.ok()) return FailPath(kCall, info.status());
+  *out = *info;
+  return Succeed();
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Paths of a session, as an application adds, watches, weights and removes them.
+#include <errno.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <ibnbd/ibnbd.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "tests/api/server_process.h"
+
+namespace {
+
+using testing::HasSubstr;
+
+class PathsTest : public testing::Test {
+ protected:
+  void OpenSession(const char* paths, const char* volume = "mem") {
+    ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+    options.paths = paths;
+    ASSERT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &session_), 0)
+        << ibnbd_error_message();
+    ASSERT_EQ(ibnbd_device_open(session_, volume, nullptr, &device_), 0) << ibnbd_error_message();
+  }
+  void TearDown() override { ibnbd_session_close(session_, 0); }
+  // Empty struct_size: there is no such path.
+  struct ibnbd_path_info Path(std::uint32_t index) {
+    struct ibnbd_path_info info = {};
+    info.struct_size = sizeof info;
+    if (ibnbd_session_get_path_info(session_, index, &info) != 0) info.struct_size = 0;
+    return info;
+  }
+  ibnbd_queue* queue() { return ibnbd_session_queue(session_, 0); }
+  bool AwaitUp(std::uint32_t index) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (Path(index).state != IBNBD_PATH_UP) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      ibnbd_queue_wait(queue(), 5);
+    }
+    return true;
+  }
+  void WriteAndRead(int count) {
+    for (int i = 0; i < count; ++i) {
+      std::vector<char> data(4096, static_cast<char>('a' + i % 26)), back(4096);
+      const std::uint64_t offset = static_cast<std::uint64_t>(i) * 4096;
+      ASSERT_EQ(ibnbd_pwrite(queue(), device_, data.data(), 4096, offset, 0), 0)
+          << ibnbd_error_message();
+      ASSERT_EQ(ibnbd_pread(queue(), device_, back.data(), 4096, offset), 0);
+      ASSERT_EQ(data, back);
+    }
+  }
+  ServerProcess server_;
+  ibnbd_session* session_ = nullptr;
+  ibnbd_device* device_ = nullptr;
+};
+
+TEST_F(PathsTest, MorePathsAreGivenWithTheSessionAndUsed) {
+  OpenSession("127.0.0.1 127.0.0.1@127.0.0.1");
+  ASSERT_EQ(ibnbd_session_set_policy(session_, IBNBD_POLICY_ROUND_ROBIN), 0);
+  for (std::uint32_t i = 0; i < 3; ++i) ASSERT_TRUE(AwaitUp(i)) << i << Path(i).last_error;
+  EXPECT_EQ(Path(3).struct_size, 0u);
+  WriteAndRead(30);
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    EXPECT_GE(Path(i).reads + Path(i).writes, 15u) << i;
+    EXPECT_GT(Path(i).latency_ns, 0u);
+    EXPECT_EQ(Path(i).weight, 100u);
+    EXPECT_THAT(Path(i).address, HasSubstr("@127.0.0.1:"));
+  }
+  EXPECT_THAT(Path(2).path, HasSubstr("127.0.0.1@127.0.0.1:"));
+}
+
+TEST_F(PathsTest, PathsComeAndGoUnderAnOpenDevice) {
+  OpenSession(nullptr);
+  std::uint32_t id = 99;
+  ASSERT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 100, &id), 0) << ibnbd_error_message();
+  EXPECT_EQ(id, 1u);
+  ASSERT_TRUE(AwaitUp(1));
+  WriteAndRead(20);
+  ASSERT_EQ(ibnbd_session_remove_path(session_, 0, 10'000), 0) << ibnbd_error_message();
+  WriteAndRead(20);
+  EXPECT_EQ(Path(0).id, 1u);
+  EXPECT_EQ(ibnbd_session_remove_path(session_, 1, 10'000), -EBUSY);
+  EXPECT_THAT(ibnbd_error_message(), HasSubstr("the last one"));
+  EXPECT_EQ(ibnbd_session_remove_path(session_, 0, 10'000), -ENOENT);
+}
+
+TEST_F(PathsTest, APathThatLeadsNowhereHurtsNobodyAndSaysWhy) {
+  OpenSession("127.0.0.1:1");
+  WriteAndRead(20);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (Path(1).connect_failures == 0 && std::chrono::steady_clock::now() < end) {
+    ibnbd_queue_wait(queue(), 5);
+  }
+  EXPECT_GT(Path(1).connect_failures, 0u);
+  EXPECT_THAT(Path(1).last_error, HasSubstr("127.0.0.1:1"));
+  EXPECT_NE(Path(1).state, IBNBD_PATH_UP);
+}
+
+TEST_F(PathsTest, WhatCannotBeAPathIsRefusedInWords) {
+  OpenSession(nullptr);
+  for (const char* text : {"", "@127.0.0.1", "127.0.0.1@", "127.0.0.1:0", "127.0.0.1:x"}) {
+    EXPECT_EQ(ibnbd_session_add_path(session_, text, 100, nullptr), -EINVAL) << text;
+    EXPECT_THAT(ibnbd_error_message(), HasSubstr("path"));
+  }
+  EXPECT_LT(ibnbd_session_add_path(session_, "no such host", 100, nullptr), 0);
+  EXPECT_EQ(ibnbd_session_add_path(session_, "::1@127.0.0.1", 100, nullptr), -EINVAL);
+  EXPECT_EQ(ibnbd_session_add_path(session_, nullptr, 100, nullptr), -EINVAL);
+  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 1001, nullptr), -EINVAL);
+  EXPECT_EQ(ibnbd_session_set_path_weight(session_, 0, 1001), -EINVAL);
+  EXPECT_EQ(ibnbd_session_set_path_weight(session_, 7, 1), -ENOENT);
+  EXPECT_EQ(ibnbd_session_set_policy(session_, 4), -EINVAL);
+  for (int i = 0; i < 7; ++i) {
+    EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 0, nullptr), 0);
+  }
+  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 100, nullptr), -ENOBUFS);
+  struct ibnbd_path_info info = {};
+  EXPECT_EQ(ibnbd_session_get_path_info(session_, 0, &info), -EINVAL);
+}
+
+TEST_F(PathsTest, AServerThatIsKilledIsOneServerToAllPaths) {
+  OpenSession("127.0.0.1", "disk");
+  ASSERT_TRUE(AwaitUp(1));
+  server_.Kill();
+  server_.Restart();
+  std::vector<char> data(4096, 'x');
+  EXPECT_EQ(ibnbd_pwrite(queue(), device_, data.data(), 4096, 0, 0), 0) << ibnbd_error_message();
+  EXPECT_TRUE(AwaitUp(0));
+  EXPECT_TRUE(AwaitUp(1));
+}
+
+}  // namespace
