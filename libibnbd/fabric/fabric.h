@@ -104,6 +104,7 @@ class Poller;
 class Incoming {  // A connection request.  Destroyed unanswered, it is rejected without data.
  public:
   virtual ~Incoming() = default;
+  // These three: also after it was answered.
   [[nodiscard]] virtual std::span<const std::byte> private_data() const = 0;
   [[nodiscard]] virtual SocketAddress local_address() const = 0;
   [[nodiscard]] virtual SocketAddress peer_address() const = 0;

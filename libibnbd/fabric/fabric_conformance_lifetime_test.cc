@@ -240,7 +240,10 @@ TEST_P(ConformanceTest, F12_ARejectionCarriesItsReasonAndLeavesADrainedConnectio
   ASSERT_NO_FATAL_FAILURE(Listen(1));
   ASSERT_NO_FATAL_FAILURE(StartConnect({&receive, 1}));
   ASSERT_TRUE(Until([&] { return !side(1).incoming.empty(); }));
+  const std::string peer = side(1).incoming.front()->peer_address().ToString();
   side(1).incoming.front()->Reject(Bytes("no such session"));
+  EXPECT_EQ(side(1).incoming.front()->peer_address().ToString(), peer)
+      << "who logs it asks afterwards";
   side(1).incoming.clear();
   ASSERT_TRUE(Until([&] { return side(0).Count(Kind::kRejected) == 1; }));
   EXPECT_EQ(side(0).Find(Kind::kRejected)->private_data.substr(0, 15), "no such session");

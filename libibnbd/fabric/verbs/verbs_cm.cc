@@ -69,18 +69,13 @@ void VerbsListener::OnCmEvent(const rdma_cm_event& event, std::span<const std::b
 }
 
 VerbsIncoming::VerbsIncoming(CmIdHandle id, std::span<const std::byte> private_data)
-    : id_(std::move(id)), data_(private_data.begin(), private_data.end()) {}
+    : id_(std::move(id)),
+      local_address_(AddressFrom(rdma_get_local_addr(id_.get()))),
+      peer_address_(AddressFrom(rdma_get_peer_addr(id_.get()))),
+      data_(private_data.begin(), private_data.end()) {}
 
 VerbsIncoming::~VerbsIncoming() {
   if (id_ != nullptr) Reject({});
-}
-
-SocketAddress VerbsIncoming::local_address() const {
-  return AddressFrom(rdma_get_local_addr(id_.get()));
-}
-
-SocketAddress VerbsIncoming::peer_address() const {
-  return AddressFrom(rdma_get_peer_addr(id_.get()));
 }
 
 absl::StatusOr<std::unique_ptr<fabric::Domain>> VerbsIncoming::CreateDomain() {

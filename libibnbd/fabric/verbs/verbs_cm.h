@@ -34,8 +34,8 @@ class VerbsIncoming final : public fabric::Incoming {
   VerbsIncoming(CmIdHandle id, std::span<const std::byte> private_data);
   ~VerbsIncoming() override;
   [[nodiscard]] std::span<const std::byte> private_data() const override { return data_; }
-  [[nodiscard]] SocketAddress local_address() const override;
-  [[nodiscard]] SocketAddress peer_address() const override;
+  [[nodiscard]] SocketAddress local_address() const override { return local_address_; }
+  [[nodiscard]] SocketAddress peer_address() const override { return peer_address_; }
   absl::StatusOr<std::unique_ptr<fabric::Domain>> CreateDomain() override;
   absl::StatusOr<std::unique_ptr<fabric::Connection>> Accept(
       fabric::Poller& owner, const fabric::ConnectionOptions& options,
@@ -43,7 +43,8 @@ class VerbsIncoming final : public fabric::Incoming {
   void Reject(std::span<const std::byte> private_data) override;
 
  private:
-  CmIdHandle id_;  // Null once it was answered.
+  CmIdHandle id_;                                     // Null once it was answered; then
+  const SocketAddress local_address_, peer_address_;  // somebody may still ask whose it was.
   const std::vector<std::byte> data_;
 };
 
