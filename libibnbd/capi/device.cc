@@ -154,6 +154,36 @@ void FillConstants(const ibnbd_device& device, struct ibnbd_device_info& out) {
   CopyText(info.name, out.name);
 }
 
+std::uint32_t OpOf(rnbd::IoOp op) {
+  switch (op) {
+    case rnbd::IoOp::kRead:
+      return IBNBD_OP_READ;
+    case rnbd::IoOp::kWrite:
+      return IBNBD_OP_WRITE;
+    case rnbd::IoOp::kFlush:
+      return IBNBD_OP_FLUSH;
+    case rnbd::IoOp::kDiscard:
+      return IBNBD_OP_DISCARD;
+    case rnbd::IoOp::kWriteZeroes:
+      return IBNBD_OP_WRITE_ZEROES;
+    case rnbd::IoOp::kSecureErase:
+      return IBNBD_OP_SECURE_ERASE;
+  }
+  return IBNBD_OP_READ;
+}
+
+std::uint32_t WaitsForOf(rnbd::OutstandingIo::WaitsFor waits_for) {
+  switch (waits_for) {
+    case rnbd::OutstandingIo::WaitsFor::kTurn:
+      return IBNBD_WAITS_FOR_TURN;
+    case rnbd::OutstandingIo::WaitsFor::kServer:
+      return IBNBD_WAITS_FOR_SERVER;
+    case rnbd::OutstandingIo::WaitsFor::kAnswer:
+      break;
+  }
+  return IBNBD_WAITS_FOR_ANSWER;
+}
+
 }  // namespace
 }  // namespace ibnbd::capi
 
@@ -235,6 +265,30 @@ int ibnbd_device_refresh(ibnbd_device* device, uint32_t timeout_ms) {
       });
   if (!size.ok()) return Fail(kCall, ibnbd::Annotate(size.status(), device->session->uri));
   device->size_bytes.store(*size, std::memory_order_relaxed);
+  return Succeed();
+}
+
+int ibnbd_device_list_ios(ibnbd_device* device, uint32_t timeout_ms, ibnbd_io_fn fn, void* opaque) {
+  constexpr char kCall[] = "ibnbd_device_list_ios";
+  if (const int error = CheckDevice(kCall, device)) return error;
+  if (fn == nullptr) return Fail(-EINVAL, "%s: the function is NULL", kCall);
+  using Ios = std::vector<ibnbd::rnbd::OutstandingIo>;
+  auto ios = CallControl<Ios>(*device->session, timeout_ms * kNsPerMs, [device](auto done) {
+    if (device->closing.load()) return done(absl::UnavailableError("the device was closed"));
+    device->session->client->ListIos(device->impl, [done](Ios answer) { done(std::move(answer)); });
+  });
+  if (!ios.ok()) return Fail(kCall, ios.status());
+  for (const ibnbd::rnbd::OutstandingIo& io : *ios) {
+    struct ibnbd_io_info info = {};
+    info.struct_size = sizeof info;
+    info.offset = io.offset;
+    info.length = io.length;
+    info.waited_ns = static_cast<uint64_t>(std::max<std::int64_t>(io.waited_ns, 0));
+    info.op = ibnbd::capi::OpOf(io.op);
+    info.queue = io.lane;
+    info.waits_for = ibnbd::capi::WaitsForOf(io.waits_for);
+    if (const int result = fn(opaque, &info)) return result;
+  }
   return Succeed();
 }
 

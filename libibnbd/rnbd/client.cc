@@ -60,6 +60,9 @@ void Client::RefreshDevice(Device* device,
                            std::function<void(absl::StatusOr<std::uint64_t>)> done) {
   static_cast<DeviceImpl*>(device)->Refresh(std::move(done));
 }
+void Client::ListIos(Device* device, std::function<void(std::vector<OutstandingIo>)> done) {
+  static_cast<DeviceImpl*>(device)->ListIos(std::move(done));
+}
 rtrs::ClientSession& Client::session() { return impl_->session(); }
 bool Client::closed() const { return impl_->closed(); }
 

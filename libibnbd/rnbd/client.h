@@ -49,6 +49,7 @@ class Io : public ListHook {
 
   // How far it has come: the queue's.
   struct Progress {
+    std::int64_t submitted_ns = 0;
     std::uint64_t issued = 0;     // Bytes that parts have been made for; a flush counts as one.
     std::uint32_t parts_out = 0;  // Parts posted and not yet answered.
     int error = 0;                // The first one.
@@ -90,6 +91,20 @@ enum class DeviceState : std::uint8_t {
              // again.
   kClosing,  // Waits for outstanding IOs and the answer to CLOSE.
   kClosed
+};
+
+// An IO that has not completed, for people.
+struct OutstandingIo {
+  enum class WaitsFor : std::uint8_t {
+    kAnswer,  // It was given to a path.
+    kTurn,    // Others of its queue go first.
+    kServer,  // The device is not open: the server is away, or has another volume.
+  };
+  IoOp op = IoOp::kRead;
+  WaitsFor waits_for = WaitsFor::kAnswer;
+  std::uint32_t lane = 0;
+  std::uint64_t offset = 0, length = 0;
+  std::int64_t waited_ns = 0;
 };
 
 class Device;       // Control side.
@@ -135,6 +150,9 @@ class Client final : public rtrs::ClientSessionObserver {
   // A volume that has shrunk, or is another one, is an error.
   void RefreshDevice(Device* device,
                      std::function<void(absl::StatusOr<std::uint64_t> size_bytes)> done);
+  // What is outstanding, in order of submission on each lane; answered once every lane's reactor has
+  // run.
+  void ListIos(Device* device, std::function<void(std::vector<OutstandingIo>)> done);
   [[nodiscard]] rtrs::ClientSession& session();
   [[nodiscard]] bool closed() const;
 

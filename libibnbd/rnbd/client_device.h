@@ -22,6 +22,7 @@ namespace ibnbd::rnbd {
 class DeviceImpl final : public Device, public std::enable_shared_from_this<DeviceImpl> {
  public:
   using OpenDone = std::function<void(absl::StatusOr<Device*>)>;
+  using ListDone = std::function<void(std::vector<OutstandingIo>)>;
   using RefreshDone = std::function<void(absl::StatusOr<std::uint64_t> size_bytes)>;
   struct Context {  // The client's; outlives the device.
     rtrs::Port& control;
@@ -53,6 +54,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   void OnSessionDown(const absl::Status& why);
   void SetLossPolicy(const LossPolicy& policy);
   void Refresh(RefreshDone done);
+  void ListIos(ListDone done);
   // For a device that was never open: its open fails with `why`.
   void Abandon(const absl::Status& why);
   void Close(std::int64_t deadline_ns, std::function<void()> done);

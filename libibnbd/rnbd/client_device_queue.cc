@@ -79,4 +79,17 @@ void DeviceQueueImpl::CancelAll() {
   CompleteIdle(-ECANCELED);
 }
 
+void DeviceQueueImpl::ListIos(std::uint32_t lane, std::vector<OutstandingIo>* out) {
+  using WaitsFor = OutstandingIo::WaitsFor;
+  const std::int64_t now_ns = lane_.port().reactor().clock().NowNs();
+  ios_.ForEach([&](Io& io) {
+    if (out->size() == out->capacity()) return;
+    const Io::Progress& state = progress(io);
+    const WaitsFor waits_for = state.parts_out > 0      ? WaitsFor::kAnswer
+                               : state_ == State::kOpen ? WaitsFor::kTurn
+                                                        : WaitsFor::kServer;
+    out->push_back({io.op, waits_for, lane, io.offset, io.length, now_ns - state.submitted_ns});
+  });
+}
+
 }  // namespace ibnbd::rnbd

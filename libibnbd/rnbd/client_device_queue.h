@@ -58,6 +58,8 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
   void SetFailing();  // The loss policy's time is over.
   void CancelAll();   // The device is being closed and its deadline is over.
   void TearDown();    // Requires: no IO outstanding.
+  // Appends what is outstanding, as far as `out` has room without allocating.
+  void ListIos(std::uint32_t lane, std::vector<OutstandingIo>* out);
 
   // --- Any thread. ---
   [[nodiscard]] rtrs::ClientLane& lane() { return lane_; }

@@ -50,6 +50,8 @@ int DeviceQueueImpl::Submit(Io& io) {
     return error;
   }
   BeginNew(io);
+  // Not the reactor's time, which is that of its last turn: the thread may have slept since.
+  progress(io).submitted_ns = lane_.port().reactor().clock().NowNs();
   ios_.PushBack(io);
   if (next_ == nullptr) next_ = &io;
   ++stats_.submitted;
@@ -138,11 +140,12 @@ void DeviceQueueImpl::BeginNew(Io& io) const {
 
 void DeviceQueueImpl::Begin(Io& io) const {
   Io::Progress& state = progress(io);
-  const bool spans_loss = state.spans_loss;
-  state = Io::Progress{};
-  state.spans_loss = spans_loss;
+  Io::Progress begun;
+  begun.submitted_ns = state.submitted_ns;
+  begun.spans_loss = state.spans_loss;
+  state = begun;
   // One that will fail flushes and writes nothing.
-  state.phase = spans_loss || NeedsPreflush(io) ? kPreflush : kData;
+  state.phase = state.spans_loss || NeedsPreflush(io) ? kPreflush : kData;
 }
 
 bool DeviceQueueImpl::WantsPart(Io& io) const {

@@ -76,6 +76,56 @@ TEST_F(ClientTest, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(std::memcmp(&client_.memory()[65536], client_.memory().data(), 4096), 0);
 }
 
+TEST_F(ClientTest, WhatIsOutstandingCanBeListedWithWhatItWaitsForAndSinceWhen) {
+  Device* device = StartAndOpen();
+  ASSERT_NE(device, nullptr);
+  const auto list = [&] {
+    std::vector<OutstandingIo> ios;
+    bool answered = false;
+    client_.client().ListIos(device, [&](std::vector<OutstandingIo> answer) {
+      ios = std::move(answer);
+      answered = true;
+    });
+    EXPECT_TRUE(world_.RunUntil([&] { return answered; }, kNsPerMs));
+    return ios;
+  };
+  EXPECT_THAT(list(), ::testing::IsEmpty());
+
+  backend_->HoldIos();
+  const auto sent = client_.Make(IoOp::kWrite, 8192, 4096);
+  ASSERT_EQ(device->queue(1).Submit(*sent), 0);
+  world_.RunFor(3 * kNsPerSecond);
+  std::vector<OutstandingIo> ios = list();
+  ASSERT_EQ(ios.size(), 1u);
+  EXPECT_EQ(ios[0].op, IoOp::kWrite);
+  EXPECT_EQ(ios[0].lane, 1u);
+  EXPECT_EQ(ios[0].offset, 8192u);
+  EXPECT_EQ(ios[0].length, 4096u);
+  EXPECT_EQ(ios[0].waits_for, OutstandingIo::WaitsFor::kAnswer);
+  EXPECT_GE(ios[0].waited_ns, 3 * kNsPerSecond);
+  EXPECT_LT(ios[0].waited_ns, 3 * kNsPerSecond + 10 * kNsPerMs);
+
+  world_.Partition(client_.host(), node_.host());
+  EXPECT_TRUE(
+      world_.RunUntil([&] { return device->state() == DeviceState::kHeld; }, 60 * kNsPerSecond));
+  const auto held = client_.Make(IoOp::kFlush, 0, 0);
+  ASSERT_EQ(device->queue(0).Submit(*held), 0);
+  world_.RunFor(kNsPerSecond);
+  ios = list();
+  ASSERT_EQ(ios.size(), 2u);
+  EXPECT_EQ(ios[0].op, IoOp::kFlush);
+  EXPECT_LT(ios[0].waited_ns, 2 * kNsPerSecond);
+  EXPECT_EQ(ios[1].op, IoOp::kWrite);
+  EXPECT_GE(ios[1].waited_ns, 4 * kNsPerSecond);
+  for (const OutstandingIo& io : ios) EXPECT_EQ(io.waits_for, OutstandingIo::WaitsFor::kServer);
+
+  backend_->Release();
+  world_.HealPartition(client_.host(), node_.host());
+  EXPECT_TRUE(
+      world_.RunUntil([&] { return sent->done_count + held->done_count == 2; }, 60 * kNsPerSecond));
+  EXPECT_THAT(list(), ::testing::IsEmpty());
+}
+
 TEST_F(ClientTest, ALargeIoIsSplitAndCompletesOnce) {
   Device* device = StartAndOpen();
   constexpr std::size_t kSize = 1 << 20;

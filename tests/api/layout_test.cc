@@ -21,6 +21,7 @@ TEST(Layout, PublicStructsHaveTheSizesOfVersion01) {
   EXPECT_EQ(sizeof(ibnbd_device_options), 56u);
   EXPECT_EQ(sizeof(ibnbd_device_info), 608u);
   EXPECT_EQ(sizeof(ibnbd_io), 328u);
+  EXPECT_EQ(sizeof(ibnbd_io_info), 72u);
 }
 
 TEST(Layout, PublicFieldsStayWhereTheyAre) {

@@ -116,6 +116,34 @@ TEST_F(LossTest, ClosingASessionIsBoundedWhileTheServerIsAway) {
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
 }
 
+TEST_F(LossTest, WhatIsHeldCanBeListed) {
+  std::vector<ibnbd_io_info> ios;
+  const ibnbd_io_fn add = [](void* opaque, const struct ibnbd_io_info* info) {
+    static_cast<std::vector<ibnbd_io_info>*>(opaque)->push_back(*info);
+    return 0;
+  };
+  ASSERT_EQ(ibnbd_device_list_ios(device_, 5000, add, &ios), 0) << ibnbd_error_message();
+  EXPECT_TRUE(ios.empty());
+  server_.Kill();
+  SubmitWrites(3);
+  PollFor(std::chrono::milliseconds(300));
+  ASSERT_EQ(ibnbd_device_list_ios(device_, 5000, add, &ios), 0) << ibnbd_error_message();
+  ASSERT_EQ(ios.size(), 3u);
+  for (std::size_t i = 0; i < ios.size(); ++i) {
+    EXPECT_EQ(ios[i].op, static_cast<std::uint32_t>(IBNBD_OP_WRITE));
+    EXPECT_EQ(ios[i].offset, i * 4096);
+    EXPECT_EQ(ios[i].length, 4096u);
+    EXPECT_EQ(ios[i].queue, 0u);
+    EXPECT_EQ(ios[i].waits_for, static_cast<std::uint32_t>(IBNBD_WAITS_FOR_SERVER));
+    EXPECT_GE(ios[i].waited_ns, 300'000'000u);
+  }
+  const ibnbd_io_fn stop = [](void*, const struct ibnbd_io_info*) { return 42; };
+  EXPECT_EQ(ibnbd_device_list_ios(device_, 5000, stop, nullptr), 42);
+  EXPECT_EQ(ibnbd_device_list_ios(device_, 5000, nullptr, nullptr), -EINVAL);
+  EXPECT_EQ(ibnbd_device_close(device_, 0), -ETIMEDOUT);
+  PollUntilAnswered(3);
+}
+
 TEST_F(LossTest, IosAreHeldAndCompleteWhenTheServerReturns) {
   server_.Kill();
   SubmitWrites(20);

@@ -272,6 +272,27 @@ struct ibnbd_io {
   uint64_t internal[32]; /* The library's. */
 };
 
+/* An IO that has not completed.  Of one on unregistered memory, the pieces that are under way. */
+struct ibnbd_io_info {
+  size_t struct_size;
+  uint64_t offset, length;
+  uint64_t waited_ns; /* Since it was submitted. */
+  uint32_t op;        /* enum ibnbd_op */
+  uint32_t queue;
+  uint32_t waits_for; /* enum ibnbd_waits_for */
+  uint32_t reserved32;
+  uint64_t reserved[3];
+};
+enum ibnbd_waits_for {
+  IBNBD_WAITS_FOR_ANSWER = 0, /* Given to a path. */
+  IBNBD_WAITS_FOR_TURN = 1,   /* Others of its queue go first. */
+  IBNBD_WAITS_FOR_SERVER = 2  /* Held: see state_reason of ibnbd_device_get_info(). */
+};
+/* Calls `fn` for every IO that is outstanding, on this thread; a non-zero return of `fn` ends the
+ * list and is returned.  -ETIMEDOUT: a queue was not polled by its owner for so long. */
+typedef int (*ibnbd_io_fn)(void *opaque, const struct ibnbd_io_info *info);
+int ibnbd_device_list_ios(ibnbd_device *device, uint32_t timeout_ms, ibnbd_io_fn fn, void *opaque);
+
 /* Queue `index` of the session, valid until the session is closed. */
 ibnbd_queue *ibnbd_session_queue(ibnbd_session *session, uint32_t index);
 /* -EINVAL misaligned, out of range or an unknown flag; -EPERM a write to a read-only device;
