@@ -3,12 +3,12 @@
 # The server's machine loses power under a mounted file system: what its disk may then hold (all that flushes covered,
 # FUA writes, and any part of the rest) is a file system that recovers, with every file that fsync() had promised.
 # dm-log-writes below the exported volume records what the disk was told; replay_log.py makes disks of it.
-# IBNBD_CUTS: how many cuts per file system (default 6); IBNBD_SEED: which ones.
+# IBNBD_CUTS: how many cuts per file system (default 3); IBNBD_SEED: which ones.
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
 [ -x "$IBNBD_BIN/verbs_conformance_test" ] || skip "this build has no verbs fabric"
 requires fio mkfs.ext4 mkfs.xfs dmsetup python3
-cuts=${IBNBD_CUTS:-6}
+cuts=${IBNBD_CUTS:-3}
 RANDOM=${IBNBD_SEED:-$$}
 rxe_up || fail "no Soft-RoCE"
 modprobe -a nbd ublk_drv ext4 xfs loop dm_mod dm_log_writes || fail "a module is missing"
