@@ -150,8 +150,8 @@ class Client final : public rtrs::ClientSessionObserver {
   // A volume that has shrunk, or is another one, is an error.
   void RefreshDevice(Device* device,
                      std::function<void(absl::StatusOr<std::uint64_t> size_bytes)> done);
-  // What is outstanding, in order of submission on each lane; answered once every lane's reactor has
-  // run.
+  // What is outstanding, in order of submission on each lane; answered once every lane's reactor
+  // has run.
   void ListIos(Device* device, std::function<void(std::vector<OutstandingIo>)> done);
   [[nodiscard]] rtrs::ClientSession& session();
   [[nodiscard]] bool closed() const;
