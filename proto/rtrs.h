@@ -103,10 +103,16 @@ static_assert(offsetof(ConnRsp, max_hdr_size) == 12 && offsetof(ConnRsp, flags) 
 struct InfoReq {
   le16 type{static_cast<std::uint16_t>(RtrsType::kInfoReq)};
   std::array<char, 255> name{};  // Of the session, NUL-terminated.
-  std::array<std::uint8_t, 15> reserved{};
+  // Extensions, for a server that announced minor 1: whose session it is, over restarts of the
+  // client's process; 0: nobody's in particular.  And which of its processes this is: a later one
+  // has no smaller number.
+  le64 client_id{};
+  le32 incarnation{};
+  std::array<std::uint8_t, 3> reserved{};
 };
 static_assert(kIsWireStruct<InfoReq> && sizeof(InfoReq) == 272);
-static_assert(offsetof(InfoReq, name) == 2 && offsetof(InfoReq, reserved) == 257);
+static_assert(offsetof(InfoReq, name) == 2 && offsetof(InfoReq, client_id) == 257);
+static_assert(offsetof(InfoReq, incarnation) == 265 && offsetof(InfoReq, reserved) == 269);
 
 struct InfoRspHeader {  // sg_cnt SgDesc follow.
   le16 type{static_cast<std::uint16_t>(RtrsType::kInfoRsp)};

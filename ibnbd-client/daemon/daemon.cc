@@ -6,9 +6,12 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <systemd/sd-daemon.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -62,12 +65,34 @@ void WaitForSignal(const sigset_t& signals) {
   }
 }
 
-absl::StatusOr<std::vector<DeviceRecord>> ReadState(const std::string& path) {
+// What the process before left; or of the first one, with nothing in it but who we are.
+absl::StatusOr<DaemonState> ReadState(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  if (text.empty()) return std::vector<DeviceRecord>();
-  auto records = ParseRecords(text);
-  if (!records.ok()) return Annotate(records.status(), path);
-  return records;
+  if (!text.empty()) {
+    auto state = ParseState(text);
+    if (!state.ok()) return Annotate(state.status(), path);
+    return state;
+  }
+  DaemonState state;
+  while (state.client_id == 0) {
+    if (::getrandom(&state.client_id, sizeof(state.client_id), 0) < 0) {
+      return ErrnoStatus(errno, "getrandom");
+    }
+  }
+  RETURN_IF_ERROR(ReplaceFile(path, FormatState(state)));
+  return state;
+}
+
+// Also tells the service manager, as long as all loops turn.
+void WaitForEnd(const sigset_t& signals, DeviceLoops& loops) {
+  std::uint64_t interval_us = 0;
+  if (sd_watchdog_enabled(0, &interval_us) <= 0) return WaitForSignal(signals);
+  const std::uint64_t pause_us = std::max<std::uint64_t>(interval_us / 3, 1000);
+  const timespec pause{static_cast<time_t>(pause_us / 1'000'000),
+                       static_cast<long>(pause_us % 1'000'000) * 1000};
+  while (sigtimedwait(&signals, nullptr, &pause) < 0) {
+    if (loops.AllAlive()) sd_notify(0, "WATCHDOG=1");
+  }
 }
 
 }  // namespace
@@ -78,29 +103,24 @@ absl::Status RunDaemon(const DaemonOptions& options) {
   std::filesystem::create_directories(options.runtime_directory, error);
   ASSIGN_OR_RETURN(UniqueFd listening, ListenControl(options.socket, options.group));
   const std::string state_path = options.runtime_directory + "/devices.json";
-  ASSIGN_OR_RETURN(const std::vector<DeviceRecord> records, ReadState(state_path));
+  ASSIGN_OR_RETURN(const DaemonState state, ReadState(state_path));
   ProtectFromMemoryPressure();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
-  SessionTable sessions(*loops, options.session_name, options.memory);
+  SessionTable sessions(*loops, options.session_name, state.client_id, options.memory);
   DeviceTable table(*loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
-                    [&state_path](const std::vector<DeviceRecord>& now) {
-                      return ReplaceFile(state_path, FormatRecords(now));
+                    [&](const std::vector<DeviceRecord>& now) {
+                      return ReplaceFile(state_path, FormatState({state.client_id, now}));
                     });
-  table.Restore(records);
+  table.Restore(state.devices);
   table.StartRefreshing();
   const std::unique_ptr<ControlServer> server = ControlServer::Start(std::move(listening), table);
   LOG_INFO("serving on ", options.socket, ", ", loops->count(), " loops");
   sd_notify(0, "READY=1");
-  WaitForSignal(signals);
+  WaitForEnd(signals, *loops);
   sd_notify(0, "STOPPING=1");
-  const bool idle = server->Stop(kStopMs);
-  if (!idle) LOG_WARN("commands were still running");
-  if (idle) {
-    table.StopThreads();
-    table.AbandonAll();
-    sessions.CloseAll();  // So that servers know at once that nobody writes.
-  }
-  // Devices that stay keep references to what is ours until the process is gone.
+  if (!server->Stop(kStopMs)) LOG_WARN("commands were still running");
+  // Nothing is taken down: IOs that are under way are the next process's, and the kernel and the
+  // servers must see the same end as if we had been killed, which is the one that is tested.
   std::fflush(nullptr);
   ::_exit(0);
 }
@@ -109,10 +129,10 @@ absl::Status RunForeground(const MapRequest& request, const DaemonOptions& optio
   const sigset_t signals = BlockEndSignals();
   ProtectFromMemoryPressure();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
-  SessionTable sessions(*loops, options.session_name, options.memory);
+  SessionTable sessions(*loops, options.session_name, 0, options.memory);
   const DeviceNames names(options.runtime_directory + "/devices");
   ASSIGN_OR_RETURN(const std::unique_ptr<MappedVolume> volume,
-                   MappedVolume::Map(*loops, sessions, request));
+                   MappedVolume::Map(*loops, sessions, request, {}));
   const std::string node = volume->node();
   if (const absl::Status named = names.Add(node, request.uri); !named.ok()) {
     LOG_WARN("no stable name for ", node, ": ", named.message());

@@ -235,30 +235,35 @@ absl::StatusOr<Json> ParseAnswer(const std::string& line) {
   return object;
 }
 
-std::string FormatRecords(const std::vector<DeviceRecord>& records) {
+std::string FormatState(const DaemonState& state) {
   Json devices = Json::array();
-  for (const DeviceRecord& record : records) {
+  for (const DeviceRecord& record : state.devices) {
     Json json = {{"device", record.node}};
     Put(record.request, &json);
     json["volume_id"] = VolumeIdText(record.request.volume_id);
     devices.push_back(json);
   }
-  return Json({{"version", 1}, {"devices", devices}})
+  return Json({{"version", 1}, {"client_id", VolumeIdText(state.client_id)}, {"devices", devices}})
              .dump(1, ' ', false, Json::error_handler_t::replace) +
          "\n";
 }
 
-absl::StatusOr<std::vector<DeviceRecord>> ParseRecords(const std::string& text) {
+absl::StatusOr<DaemonState> ParseState(const std::string& text) {
   ASSIGN_OR_RETURN(const Json object, ParseObject(text, "state"));
   Fields fields(object);
   if (fields.Number("version", 0, 1, 1) != 1) {
     return absl::InvalidArgumentError("state: \"version\" is not 1");
   }
+  DaemonState state;
+  if (!absl::SimpleHexAtoi(fields.Text("client_id", true), &state.client_id) ||
+      state.client_id == 0) {
+    fields.Fault("client_id", "is no hexadecimal number, or 0");
+  }
+  RETURN_IF_ERROR(fields.status());
   const auto devices = object.find("devices");
   if (devices == object.end() || !devices->is_array()) {
     return absl::InvalidArgumentError("state: no \"devices\"");
   }
-  std::vector<DeviceRecord> records;
   for (const Json& entry : *devices) {
     if (!entry.is_object()) return absl::InvalidArgumentError("state: a device is no object");
     Fields members(entry);
@@ -268,9 +273,9 @@ absl::StatusOr<std::vector<DeviceRecord>> ParseRecords(const std::string& text) 
     if (record.request.index < 0) members.Fault("index", "is missing");
     RETURN_IF_ERROR(members.status());
     record.request.survives_us = true;
-    records.push_back(std::move(record));
+    state.devices.push_back(std::move(record));
   }
-  return records;
+  return state;
 }
 
 }  // namespace ibnbd::client

@@ -42,7 +42,11 @@ std::string ErrorAnswer(const absl::Status& status);
 absl::StatusOr<Json> ParseAnswer(const std::string& line);
 
 // The state file's.
-std::string FormatRecords(const std::vector<DeviceRecord>& records);
-absl::StatusOr<std::vector<DeviceRecord>> ParseRecords(const std::string& text);
+struct DaemonState {
+  std::uint64_t client_id = 0;  // Random, never 0; of all processes that use this file.
+  std::vector<DeviceRecord> devices;
+};
+std::string FormatState(const DaemonState& state);
+absl::StatusOr<DaemonState> ParseState(const std::string& text);
 
 }  // namespace ibnbd::client

@@ -123,29 +123,35 @@ TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
   record.node = "/dev/nbd7";
   record.request = AMapping();
   record.request.volume_id = 0xfedcba9876543210U;
-  const auto read = ParseRecords(FormatRecords({record, record}));
+  const auto read = ParseState(FormatState({0x8000000000000001U, {record, record}}));
   ASSERT_TRUE(read.ok()) << read.status();
-  ASSERT_EQ(read->size(), 2U);
-  EXPECT_EQ(read->front().node, "/dev/nbd7");
-  ExpectSame(read->front().request, record.request);
-  EXPECT_EQ(read->front().request.volume_id, record.request.volume_id);
-  EXPECT_TRUE(read->front().request.survives_us);
+  EXPECT_EQ(read->client_id, 0x8000000000000001U);
+  ASSERT_EQ(read->devices.size(), 2U);
+  const DeviceRecord& first = read->devices.front();
+  EXPECT_EQ(first.node, "/dev/nbd7");
+  ExpectSame(first.request, record.request);
+  EXPECT_EQ(first.request.volume_id, record.request.volume_id);
+  EXPECT_TRUE(first.request.survives_us);
 }
 
 TEST(StateFile, NoDevicesAreNoRecords) {
-  const auto read = ParseRecords(FormatRecords({}));
+  const auto read = ParseState(FormatState({7, {}}));
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_TRUE(read->empty());
+  EXPECT_TRUE(read->devices.empty());
 }
 
 TEST(StateFile, WhatIsNotOursIsRefused) {
-  for (const char* text :
-       {"", "[]", "{}", R"({"version": 2, "devices": []})", R"({"version": 1})",
-        R"({"version": 1, "devices": {}})", R"({"version": 1, "devices": [7]})",
-        R"({"version": 1, "devices": [{"device": "/dev/nbd0"}]})",
-        R"({"version": 1, "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v"}]})",
-        R"({"version": 1, "devices": [{"uri": "tcp://h/v", "index": 0}]})"}) {
-    EXPECT_FALSE(ParseRecords(text).ok()) << text;
+  for (
+      const char* text :
+      {"", R"({"version": 1, "devices": []})", R"({"version": 1, "client_id": "0", "devices": []})",
+       R"({"version": 1, "client_id": "x", "devices": []})", "[]", "{}",
+       R"({"version": 2, "devices": []})", R"({"version": 1, "client_id": "7"})",
+       R"({"version": 1, "client_id": "7", "devices": {}})",
+       R"({"version": 1, "client_id": "7", "devices": [7]})",
+       R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0"}]})",
+       R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v"}]})",
+       R"({"version": 1, "client_id": "7", "devices": [{"uri": "tcp://h/v", "index": 0}]})"}) {
+    EXPECT_FALSE(ParseState(text).ok()) << text;
   }
 }
 

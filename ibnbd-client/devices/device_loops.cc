@@ -53,6 +53,15 @@ void DeviceLoops::Call(std::uint32_t index, absl::AnyInvocable<void()> task) {
   done.WaitForNotification();
 }
 
+bool DeviceLoops::AllAlive() {
+  if (unanswered_.load(std::memory_order_acquire) != 0) return false;
+  unanswered_.store(count(), std::memory_order_relaxed);
+  for (Loop& loop : loops_) {
+    loop.events->Post([this] { unanswered_.fetch_sub(1, std::memory_order_release); });
+  }
+  return true;
+}
+
 void DeviceLoops::AddSession(ibnbd_session* session) {
   for (std::uint32_t i = 0; i < count(); ++i) {
     Call(i, [&] { loop(i).AddQueue(ibnbd_session_queue(session, i)); });

@@ -5,6 +5,7 @@
 
 #include <ibnbd/ibnbd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -34,6 +35,9 @@ class DeviceLoops {
 
   // Runs `task` on the loop's thread and waits for its end: microseconds, as loops never wait.
   void Call(std::uint32_t index, absl::AnyInvocable<void()> task);
+  // For a watchdog: asks every loop for a sign of life; true if all have answered the question
+  // before.  Never waits.
+  bool AllAlive();
   // Queue i of the session, which must have count() of them, belongs to loop i from now on; or no
   // more.
   void AddSession(ibnbd_session* session);
@@ -51,6 +55,7 @@ class DeviceLoops {
 
   MonotonicClock clock_;
   std::vector<Loop> loops_;
+  std::atomic<std::uint32_t> unanswered_{0};
 };
 
 }  // namespace ibnbd::client

@@ -6,7 +6,9 @@
 #include <ibnbd/ibnbd.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -28,6 +30,12 @@ struct KernelDeviceOptions {
   // The device outlives this process, for AdoptUblkDevice() or AdoptNbdDevice() of the next one:
   // IOs wait meanwhile.  Otherwise it ends with us, and IOs fail.
   bool survives_us = false;
+  // Whose device it is: a number that the daemon keeps over restarts.  The kernel keeps it with the
+  // device, so that the next process knows its own.
+  std::uint64_t owner = 0;
+  // Called when N is known and before anybody can use the device: its place to be written down.
+  // An error ends the device again.
+  std::function<absl::Status(int index)> before_use;
 };
 
 class KernelDevice {
@@ -63,9 +71,14 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options);
 
-// Whether there is a device N, of whatever process.
-absl::StatusOr<bool> UblkDeviceIsThere(int index);
-absl::StatusOr<bool> NbdDeviceIsThere(int index);
+// Whether device N is there, `owner`'s, and may be adopted.  False, too, for one whose process died
+// before it was started: it is taken away.
+absl::StatusOr<bool> UblkDeviceIsLeft(int index, std::uint64_t owner);
+absl::StatusOr<bool> NbdDeviceIsLeft(int index, std::uint64_t owner);
+// Takes away what a process of `owner` was making when it died: its devices but for `known`, which
+// were written down.
+void RemoveUnknownUblkDevices(std::uint64_t owner, std::span<const int> known);
+void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known);
 // Takes device N away, which another process left, with the IOs that wait for it.  OK if it is not
 // there.
 absl::Status RemoveLeftUblkDevice(int index);

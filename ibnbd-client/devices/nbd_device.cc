@@ -1,14 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// /dev/nbdN: pairs of sockets, one per loop; one end is the kernel's, the other is served by the
-// transmission half of nbd-bridge.  See kernel_device.h.
+// /dev/nbdN: a pair of sockets; one end is the kernel's, the other is served by the transmission
+// half of nbd-bridge on one of the loops.  See kernel_device.h.
+//
+// One pair, although the kernel could have several: a device with several sockets takes an IO that
+// waits for longer than the request time-out away from its socket and sends it again over another,
+// while we still hold the first one, which may then take effect after the second, or after what
+// came later.  With one it waits.  An IO that was sent to the socket of a process that is no more
+// is sent again when its request time-out is over: 30 s, or what our udev rule sets.  We must not
+// set it ourselves: that waits for IO, in a way that cannot be killed, so that a process killed in
+// it would keep the device from the next one, which alone could serve that IO.
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <utility>
-#include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -34,6 +46,17 @@ constexpr int kSocketBuffer = 1 << 20;
 constexpr std::uint64_t kDeadConnectionS = 24 * 3600;
 constexpr absl::Duration kEndTime = absl::Seconds(5);
 
+// How the kernel knows the devices of `owner`; the volume's id follows.
+std::string IdentifierOf(std::uint64_t owner) {
+  return absl::StrCat("ibnbd-", VolumeIdText(owner), "-");
+}
+
+std::string IdentifierAt(int index) {
+  std::string text;
+  std::ifstream(absl::StrCat("/sys/block/nbd", index, "/backend")) >> text;
+  return text;
+}
+
 // Connections end on their loops, some of them perhaps after the device was given up.
 class ConnectionCount {
  public:
@@ -54,13 +77,13 @@ class ConnectionCount {
 
 class NbdDevice final : public KernelDevice {
  public:
-  NbdDevice(DeviceLoops& loops, const OpenVolume& volume)
+  NbdDevice(DeviceLoops& loops, const OpenVolume& volume, std::uint64_t owner)
       : loops_(loops),
         volume_(volume),
-        identifier_(absl::StrCat("ibnbd-", VolumeIdText(volume.info.volume_id))) {}
+        identifier_(absl::StrCat(IdentifierOf(owner), VolumeIdText(volume.info.volume_id))) {}
 
   absl::Status Connect(const KernelDeviceOptions& options);
-  absl::Status Adopt(int index);
+  absl::Status Adopt(const KernelDeviceOptions& options);
 
   [[nodiscard]] std::string node() const override { return absl::StrCat("/dev/nbd", index_); }
   [[nodiscard]] int index() const override { return index_; }
@@ -69,8 +92,8 @@ class NbdDevice final : public KernelDevice {
   void Abandon() override {}  // The sockets close with the process: the kernel waits for new ones.
 
  private:
-  absl::Status Serve(std::vector<UniqueFd>* kernel_ends);
-  absl::Status Refused(const absl::Status& status, std::vector<UniqueFd>* kernel_ends);
+  absl::Status Serve(UniqueFd* kernel_end);
+  absl::Status Refused(const absl::Status& status, UniqueFd* kernel_end);
 
   DeviceLoops& loops_;
   const OpenVolume volume_;
@@ -79,81 +102,87 @@ class NbdDevice final : public KernelDevice {
   const std::shared_ptr<ConnectionCount> connections_ = std::make_shared<ConnectionCount>();
 };
 
-// Both ends of a socket per loop; ours are served from now on.
-absl::Status NbdDevice::Serve(std::vector<UniqueFd>* kernel_ends) {
+// Both ends of the socket; ours is served from now on.
+absl::Status NbdDevice::Serve(UniqueFd* kernel_end) {
   const bridge::NbdExport facts = bridge::ExportOf(volume_.info, kConnectionMemory);
-  for (std::uint32_t i = 0; i < loops_.count(); ++i) {
-    int pair[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
-      return ErrnoStatus(errno, "socketpair");
-    }
-    UniqueFd ours(pair[0]);
-    kernel_ends->emplace_back(pair[1]);
-    for (const int fd : pair) {  // As far as the system lets us.
-      (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof(kSocketBuffer));
-    }
-    bridge::NbdAttachment attachment;
-    attachment.device = volume_.device;
-    attachment.queue = ibnbd_session_queue(volume_.session, i);
-    ASSIGN_OR_RETURN(attachment.memory,
-                     bridge::ConnectionMemory::Create(volume_.session, kConnectionMemory));
-    // The size is the kernel's to keep, and the library's: it may grow.
-    attachment.limits = {.size = std::numeric_limits<std::int64_t>::max(),
-                         .block_size_min = facts.block_size_min,
-                         .payload_size_max = facts.block_size_max,
-                         .flags = facts.flags};
-    connections_->Add(1);
-    attachment.on_end = [connections = connections_] { connections->Add(-1); };
-    loops_.Call(i, [&] {
-      bridge::NbdConnection::Attach(loops_.loop(i), std::move(ours), std::move(attachment));
-    });
+  int pair[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+    return ErrnoStatus(errno, "socketpair");
   }
+  UniqueFd ours(pair[0]);
+  kernel_end->Reset(pair[1]);
+  for (const int fd : pair) {  // As far as the system lets us.
+    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof(kSocketBuffer));
+  }
+  // Devices are spread over the loops.
+  static std::atomic<std::uint32_t> next{0};
+  const std::uint32_t place = next.fetch_add(1) % loops_.count();
+  bridge::NbdAttachment attachment;
+  attachment.device = volume_.device;
+  attachment.queue = ibnbd_session_queue(volume_.session, place);
+  ASSIGN_OR_RETURN(attachment.memory,
+                   bridge::ConnectionMemory::Create(volume_.session, kConnectionMemory));
+  // The size is the kernel's to keep, and the library's: it may grow.
+  attachment.limits = {.size = std::numeric_limits<std::int64_t>::max(),
+                       .block_size_min = facts.block_size_min,
+                       .payload_size_max = facts.block_size_max,
+                       .flags = facts.flags};
+  connections_->Add(1);
+  attachment.on_end = [connections = connections_] { connections->Add(-1); };
+  loops_.Call(place, [&] {
+    bridge::NbdConnection::Attach(loops_.loop(place), std::move(ours), std::move(attachment));
+  });
   return absl::OkStatus();
 }
 
-// Our ends see that the kernel's are closed, and end.
-absl::Status NbdDevice::Refused(const absl::Status& status, std::vector<UniqueFd>* kernel_ends) {
-  kernel_ends->clear();
+// Our end sees that the kernel's is closed, and ends.
+absl::Status NbdDevice::Refused(const absl::Status& status, UniqueFd* kernel_end) {
+  kernel_end->Reset();
   if (!connections_->WaitForNone(absl::Now() + kEndTime)) {
-    LOG_ERROR(node(), ": connections of an attachment that failed are left behind");
+    LOG_ERROR(node(), ": the connection of an attachment that failed is left behind");
   }
   return status;
 }
 
-std::vector<int> Numbers(const std::vector<UniqueFd>& sockets) {
-  std::vector<int> numbers;
-  for (const UniqueFd& socket : sockets) numbers.push_back(socket.get());
-  return numbers;
-}
-
 absl::Status NbdDevice::Connect(const KernelDeviceOptions& options) {
   const bridge::NbdExport facts = bridge::ExportOf(volume_.info, kConnectionMemory);
-  std::vector<UniqueFd> kernel_ends;
-  absl::Status status = Serve(&kernel_ends);
-  if (status.ok()) {
-    NbdConnectOptions connect;
-    connect.index = options.index;
-    connect.size_bytes = volume_.info.size;
-    connect.block_size = volume_.info.logical_block_size;
-    connect.server_flags = facts.flags & ~std::uint64_t{proto::kNbdSendFastZero};
-    connect.dead_connection_s = options.survives_us ? kDeadConnectionS : 0;
-    connect.identifier = identifier_.c_str();
-    const auto index = NbdConnect(connect, Numbers(kernel_ends));
-    if (index.ok()) {
-      index_ = *index;
-      return absl::OkStatus();
-    }
-    status = index.status();
-  }
-  return Refused(status, &kernel_ends);
+  UniqueFd kernel_end;
+  absl::Status status = Serve(&kernel_end);
+  if (!status.ok()) return Refused(status, &kernel_end);
+  NbdConnectOptions connect;
+  connect.index = options.index;
+  connect.size_bytes = volume_.info.size;
+  connect.block_size = volume_.info.logical_block_size;
+  connect.server_flags =
+      facts.flags & ~std::uint64_t{proto::kNbdSendFastZero | proto::kNbdCanMultiConn};
+  connect.dead_connection_s = options.survives_us ? kDeadConnectionS : 0;
+  connect.identifier = identifier_.c_str();
+  const int socket = kernel_end.get();
+  const auto index = NbdConnect(connect, {&socket, 1});
+  if (!index.ok()) return Refused(index.status(), &kernel_end);
+  index_ = *index;
+  // It is there, and nobody has been told.
+  status = options.before_use ? options.before_use(index_) : absl::OkStatus();
+  if (status.ok()) return status;
+  (void)NbdDisconnect(index_);
+  return Refused(status, &kernel_end);
 }
 
-absl::Status NbdDevice::Adopt(int index) {
-  index_ = index;
-  std::vector<UniqueFd> kernel_ends;
-  absl::Status status = Serve(&kernel_ends);
-  if (status.ok()) status = NbdReconfigure(index, identifier_.c_str(), Numbers(kernel_ends));
-  return status.ok() ? status : Refused(status, &kernel_ends);
+absl::Status NbdDevice::Adopt(const KernelDeviceOptions& options) {
+  index_ = options.index;
+  std::uint64_t sectors = 0;
+  std::ifstream(absl::StrCat("/sys/block/nbd", index_, "/size")) >> sectors;
+  if (sectors * 512 > volume_.info.size) {
+    return absl::FailedPreconditionError(absl::StrCat("take over ", node(), ": it has ",
+                                                      sectors * 512, " bytes, the volume only ",
+                                                      volume_.info.size));
+  }
+  UniqueFd kernel_end;
+  absl::Status status = Serve(&kernel_end);
+  if (!status.ok()) return Refused(status, &kernel_end);
+  const int socket = kernel_end.get();
+  status = NbdReconfigure(index_, identifier_.c_str(), {&socket, 1});
+  return status.ok() ? status : Refused(status, &kernel_end);
 }
 
 absl::Status NbdDevice::Stop(std::int64_t timeout_ms) {
@@ -171,7 +200,7 @@ absl::Status NbdDevice::Stop(std::int64_t timeout_ms) {
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options) {
-  auto device = std::make_unique<NbdDevice>(loops, volume);
+  auto device = std::make_unique<NbdDevice>(loops, volume, options.owner);
   RETURN_IF_ERROR(device->Connect(options));
   return device;
 }
@@ -179,19 +208,37 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
 absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options) {
-  auto device = std::make_unique<NbdDevice>(loops, volume);
-  RETURN_IF_ERROR(device->Adopt(options.index));
+  auto device = std::make_unique<NbdDevice>(loops, volume, options.owner);
+  RETURN_IF_ERROR(device->Adopt(options));
   return device;
 }
 
-absl::StatusOr<bool> NbdDeviceIsThere(int index) {
+absl::StatusOr<bool> NbdDeviceIsLeft(int index, std::uint64_t owner) {
   const auto connected = NbdIsConnected(index);
-  return absl::IsNotFound(connected.status()) ? false : connected;  // Nor is the module.
+  if (absl::IsNotFound(connected.status())) return false;  // Nor is the module.
+  RETURN_IF_ERROR(connected.status());
+  return *connected && absl::StartsWith(IdentifierAt(index), IdentifierOf(owner));
+}
+
+void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known) {
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/block", none)) {
+    const std::string name = entry.path().filename();
+    int index = -1;
+    if (!absl::StartsWith(name, "nbd") || !absl::SimpleAtoi(name.substr(3), &index)) continue;
+    if (std::find(known.begin(), known.end(), index) != known.end()) continue;
+    if (!absl::StartsWith(IdentifierAt(index), IdentifierOf(owner))) continue;
+    const absl::Status removed = RemoveLeftNbdDevice(index);
+    LOG_WARN(name, " was being made when the daemon ended: detached",
+             removed.ok() ? "" : absl::StrCat(", but ", removed.message()));
+  }
 }
 
 absl::Status RemoveLeftNbdDevice(int index) {
-  ASSIGN_OR_RETURN(const bool there, NbdDeviceIsThere(index));
-  return there ? NbdDisconnect(index) : absl::OkStatus();
+  const auto connected = NbdIsConnected(index);
+  if (absl::IsNotFound(connected.status())) return absl::OkStatus();  // Nor is the module.
+  RETURN_IF_ERROR(connected.status());
+  return *connected ? NbdDisconnect(index) : absl::OkStatus();
 }
 
 }  // namespace ibnbd::client

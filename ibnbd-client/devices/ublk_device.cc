@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <filesystem>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -110,12 +112,14 @@ absl::Status UblkDevice::Add(const KernelDeviceOptions& options) {
   info.max_io_buf_bytes =
       std::max(std::min(kIoSizeMax, volume_.info.io_size_max) / block * block, block);
   info.ublksrv_pid = ::getpid();
+  info.ublksrv_flags = options.owner;  // Ours to use; the driver only keeps it.
   if (options.survives_us) info.flags |= UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE;
   info.flags |= control_->features() & kUblkFlagIoctlEncode;
   RETURN_IF_ERROR(control_->AddDevice(&info));
   added_ = true;
   id_ = info.dev_id;
   RETURN_IF_ERROR(control_->SetParams(id_, ParamsFor(volume_.info, info.max_io_buf_bytes)));
+  if (options.before_use) RETURN_IF_ERROR(options.before_use(index()));
   RETURN_IF_ERROR(OpenQueues(info));
   return AfterStart(control_->StartDevice(id_, kStartMs));
 }
@@ -263,22 +267,50 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptUblkDevice(DeviceLoops& loops
   return device;
 }
 
-absl::StatusOr<bool> UblkDeviceIsThere(int index) {
+absl::StatusOr<bool> UblkDeviceIsLeft(int index, std::uint64_t owner) {
+  const auto id = static_cast<std::uint32_t>(index);
   const auto control = UblkControl::Open();
   if (absl::IsNotFound(control.status())) return false;  // Nor is the module.
   RETURN_IF_ERROR(control.status());
-  const auto info = (*control)->GetInfo(static_cast<std::uint32_t>(index));
+  const auto info = (*control)->GetInfo(id);
   if (absl::IsNotFound(info.status())) return false;
   RETURN_IF_ERROR(info.status());
-  return true;
+  if (info->ublksrv_flags != owner) return false;  // The number has come to somebody else.
+  if (info->state != UBLK_S_DEV_DEAD) return true;
+  RETURN_IF_ERROR((*control)->DeleteDevice(id, kRemoveMs));
+  return false;
+}
+
+void RemoveUnknownUblkDevices(std::uint64_t owner, std::span<const int> known) {
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/class/ublk-char", none)) {
+    int index = -1;
+    const std::string name = entry.path().filename();
+    if (!absl::SimpleAtoi(name.substr(std::min(name.size(), sizeof("ublkc") - 1)), &index)) {
+      continue;
+    }
+    if (std::find(known.begin(), known.end(), index) != known.end()) continue;
+    const auto left = UblkDeviceIsLeft(index, owner);
+    if (!left.ok()) {
+      LOG_WARN("look at ", name, ": ", left.status().message());
+    } else if (*left) {
+      const absl::Status removed = RemoveLeftUblkDevice(index);
+      LOG_WARN(name, " was being made when the daemon ended: removed",
+               removed.ok() ? "" : absl::StrCat(", but ", removed.message()));
+    }
+  }
 }
 
 absl::Status RemoveLeftUblkDevice(int index) {
-  ASSIGN_OR_RETURN(const bool there, UblkDeviceIsThere(index));
-  if (!there) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::unique_ptr<UblkControl> control, UblkControl::Open());
-  RETURN_IF_ERROR(control->StopDevice(static_cast<std::uint32_t>(index), kRemoveMs));
-  return control->DeleteDevice(static_cast<std::uint32_t>(index), kRemoveMs);
+  const auto id = static_cast<std::uint32_t>(index);
+  const auto control = UblkControl::Open();
+  if (absl::IsNotFound(control.status())) return absl::OkStatus();  // No module, no device.
+  RETURN_IF_ERROR(control.status());
+  const auto info = (*control)->GetInfo(id);
+  if (absl::IsNotFound(info.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(info.status());
+  RETURN_IF_ERROR((*control)->StopDevice(id, kRemoveMs));
+  return (*control)->DeleteDevice(id, kRemoveMs);
 }
 
 }  // namespace ibnbd::client

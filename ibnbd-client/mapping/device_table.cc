@@ -17,8 +17,8 @@
 namespace ibnbd::client {
 namespace {
 
-// Links are followed; "" if there is no such file.
-std::string NodeOf(const std::string& selector) {
+// Links are followed.
+std::string FileOf(const std::string& selector) {
   std::error_code error;
   const std::filesystem::path path = std::filesystem::canonical(selector, error);
   return error ? selector : path.string();
@@ -33,7 +33,7 @@ DeviceTable::~DeviceTable() { CHECK(threads_.empty()); }
 
 absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Find(const std::string& selector) {
   const auto uri = ParseUri(selector);
-  const std::string text = uri.ok() ? uri->ToString() : NodeOf(selector);
+  const std::string text = uri.ok() ? uri->ToString() : FileOf(selector);
   for (const SlotPtr& slot : slots_) {
     if (text == slot->record.node || text == slot->record.request.uri.ToString()) return slot;
   }
@@ -86,25 +86,38 @@ absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& requ
 
 // Of a slot that is claimed.
 absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
-  ASSIGN_OR_RETURN(auto volume, MappedVolume::Map(loops_, sessions_, slot->record.request, adopt));
+  MappedVolume::Options options;
+  options.adopt = adopt;
+  options.before_use = [&](int index, std::uint64_t volume_id) {
+    return WriteDown(slot, index, volume_id);
+  };
+  const MapRequest request = slot->record.request;
+  ASSIGN_OR_RETURN(auto volume, MappedVolume::Map(loops_, sessions_, request, options));
   {
     absl::MutexLock lock(&mutex_);
     slot->volume = std::move(volume);
-    slot->record.node = slot->volume->node();
-    slot->record.request.index = slot->volume->index();
-    slot->record.request.volume_id = slot->volume->volume_id();
     slot->problem.clear();
   }
   const absl::Status named = names_.Add(slot->record.node, slot->record.request.uri);
   if (!named.ok()) LOG_WARN("no stable name for ", slot->record.node, ": ", named.message());
-  Save();
   return absl::OkStatus();
+}
+
+// Before the device can be used: what nobody has written down, nobody would go on with.
+absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index, std::uint64_t volume_id) {
+  {
+    absl::MutexLock lock(&mutex_);
+    slot->record.node = NodeOf(slot->record.request.kind, index);
+    slot->record.request.index = index;
+    slot->record.request.volume_id = volume_id;
+  }
+  return Save();
 }
 
 absl::StatusOr<DeviceReport> DeviceTable::MapInto(const SlotPtr& slot) {
   if (absl::Status status = Start(slot, false); !status.ok()) {
     Drop(slot);
-    Save();
+    SaveOrLog();
     return status;
   }
   LOG_INFO("mapped ", slot->record.request.uri.ToString(), " as ", slot->record.node);
@@ -146,7 +159,7 @@ absl::Status DeviceTable::Unmap(const std::string& selector, std::uint32_t timeo
   }
   LOG_INFO("unmapped ", slot->record.node);
   Drop(slot);
-  Save();
+  SaveOrLog();
   return absl::OkStatus();
 }
 
@@ -202,8 +215,8 @@ std::vector<DeviceReport> DeviceTable::List() {
   return reports;
 }
 
-// Writes down what there is now.  What cannot be written is served all the same.
-void DeviceTable::Save() {
+// Writes down what there is now.
+absl::Status DeviceTable::Save() {
   absl::MutexLock saving(&save_mutex_);  // One after the other, the last one last.
   std::vector<DeviceRecord> records;
   {
@@ -212,14 +225,12 @@ void DeviceTable::Save() {
       if (!slot->record.node.empty()) records.push_back(slot->record);
     }
   }
-  if (const absl::Status status = save_(records); !status.ok()) LOG_ERROR(status.message());
+  return save_(records);
 }
 
-void DeviceTable::AbandonAll() {
-  absl::MutexLock lock(&mutex_);
-  for (const SlotPtr& slot : slots_) {
-    if (slot->volume != nullptr) slot->volume->Abandon();
-  }
+// For what is gone: the next process finds that out by itself.
+void DeviceTable::SaveOrLog() {
+  if (const absl::Status status = Save(); !status.ok()) LOG_ERROR(status.message());
 }
 
 }  // namespace ibnbd::client

@@ -3,8 +3,9 @@
 // the workers of the control socket, and wait: for a server, for the kernel, for another call about
 // the same device, each for a bounded time.  Calls about different devices do not meet.
 //
-// The table writes down what it serves, after each change, so that the next process can take the
-// devices over; until it has managed to, such a device is listed with the reason.
+// The table writes down what it serves, before anybody can use it and after each change, so that
+// the next process can take the devices over, at whatever point this one dies; until it has managed
+// to, such a device is listed with the reason.
 #pragma once
 
 #include <cstdint>
@@ -65,8 +66,6 @@ class DeviceTable {
   // Looks at the servers' sizes from time to time.
   void StartRefreshing();
   void StopThreads();
-  // After StopThreads(), with no call under way: leaves all devices to the next process.
-  void AbandonAll();
 
  private:
   struct Slot {
@@ -87,7 +86,11 @@ class DeviceTable {
   absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot);
   void Drop(const SlotPtr& slot);
   DeviceReport ReportOf(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Save();
+  absl::Status WriteDown(const SlotPtr& slot, int index, std::uint64_t volume_id);
+  absl::Status Save();
+  void SaveOrLog();
+  absl::StatusOr<bool> IsLeft(const Slot& slot) const;
+  void RemoveUnknown();
   void TakeOver(const SlotPtr& slot);
   absl::Status TryTakeOver(const SlotPtr& slot);
   void RefreshAll();

@@ -26,6 +26,28 @@ bool DeviceTable::SleepFor(absl::Duration time) {
   return !mutex_.AwaitWithTimeout(absl::Condition(&ending_), time);
 }
 
+absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
+  const int index = slot.record.request.index;
+  return slot.record.request.kind == DeviceKind::kUblk
+             ? UblkDeviceIsLeft(index, sessions_.client_id())
+             : NbdDeviceIsLeft(index, sessions_.client_id());
+}
+
+// What was not written down was not announced, and nobody uses it.
+void DeviceTable::RemoveUnknown() {
+  std::vector<int> ublk;
+  std::vector<int> nbd;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const SlotPtr& slot : slots_) {
+      const bool is_ublk = slot->record.request.kind == DeviceKind::kUblk;
+      (is_ublk ? ublk : nbd).push_back(slot->record.request.index);
+    }
+  }
+  RemoveUnknownUblkDevices(sessions_.client_id(), ublk);
+  RemoveUnknownNbdDevices(sessions_.client_id(), nbd);
+}
+
 void DeviceTable::Restore(const std::vector<DeviceRecord>& records) {
   for (const DeviceRecord& record : records) {
     auto slot = std::make_shared<Slot>();
@@ -38,6 +60,7 @@ void DeviceTable::Restore(const std::vector<DeviceRecord>& records) {
     }
     threads_.emplace_back([this, slot] { TakeOver(slot); });
   }
+  RemoveUnknown();
 }
 
 // Until it works, or the device is gone, or it was unmapped meanwhile.
@@ -63,16 +86,14 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
     if (slot->busy) return absl::UnavailableError("a command about it is under way");
     slot->busy = true;
   }
-  const int index = slot->record.request.index;
-  const bool ublk = slot->record.request.kind == DeviceKind::kUblk;
-  const auto there = ublk ? UblkDeviceIsThere(index) : NbdDeviceIsThere(index);
-  if (there.ok() && !*there) {
+  const auto left = IsLeft(*slot);
+  if (left.ok() && !*left) {
     LOG_WARN(slot->record.node, " is gone; it was ", slot->record.request.uri.ToString());
     Drop(slot);
-    Save();
+    SaveOrLog();
     return absl::OkStatus();
   }
-  const absl::Status status = there.ok() ? Start(slot, true) : there.status();
+  const absl::Status status = left.ok() ? Start(slot, true) : left.status();
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
   slot->problem = std::string(status.message());

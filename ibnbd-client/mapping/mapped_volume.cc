@@ -23,12 +23,16 @@ constexpr std::int64_t kStopMs = 10'000;
 
 const char* NameOf(DeviceKind kind) { return kind == DeviceKind::kUblk ? "ublk" : "nbd"; }
 
+std::string NodeOf(DeviceKind kind, int index) {
+  return absl::StrCat(kind == DeviceKind::kUblk ? "/dev/ublkb" : "/dev/nbd", index);
+}
+
 absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loops,
                                                                 SessionTable& sessions,
                                                                 const MapRequest& request,
-                                                                bool adopt) {
+                                                                const Options& options) {
   std::unique_ptr<MappedVolume> volume(new MappedVolume(loops, sessions, request));
-  if (absl::Status status = volume->Open(adopt); !status.ok()) {
+  if (absl::Status status = volume->Open(options); !status.ok()) {
     volume->Close();
     return Annotate(status, absl::StrCat("map ", request.uri.ToString()));
   }
@@ -37,9 +41,9 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
 
 MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
 
-absl::Status MappedVolume::Open(bool adopt) {
-  ASSIGN_OR_RETURN(
-      session_, sessions_.Acquire(request_.uri, request_.session_name, request_.timeout_ms, adopt));
+absl::Status MappedVolume::Open(const Options& how) {
+  ASSIGN_OR_RETURN(session_, sessions_.Acquire(request_.uri, request_.session_name,
+                                               request_.timeout_ms, how.adopt));
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   options.access = request_.access;
   options.open_timeout_ms = request_.timeout_ms;
@@ -47,10 +51,10 @@ absl::Status MappedVolume::Open(bool adopt) {
   const int error =
       ibnbd_device_open(session_, request_.uri.export_name.c_str(), &options, &device_);
   if (error != 0) return ApiStatus(error);
-  return StartKernelDevice(adopt);
+  return StartKernelDevice(how);
 }
 
-absl::Status MappedVolume::StartKernelDevice(bool adopt) {
+absl::Status MappedVolume::StartKernelDevice(const Options& how) {
   OpenVolume volume{session_, device_, Describe()};
   if (request_.volume_id != 0 && volume.info.volume_id != request_.volume_id) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -62,9 +66,15 @@ absl::Status MappedVolume::StartKernelDevice(bool adopt) {
   options.queue_depth = request_.queue_depth;
   options.index = request_.index;
   options.survives_us = request_.survives_us;
+  options.owner = sessions_.client_id();
+  if (how.before_use) {
+    options.before_use = [&how, &volume](int index) {
+      return how.before_use(index, volume.info.volume_id);
+    };
+  }
   const bool ublk = request_.kind == DeviceKind::kUblk;
-  const auto start =
-      adopt ? (ublk ? AdoptUblkDevice : AdoptNbdDevice) : (ublk ? StartUblkDevice : StartNbdDevice);
+  const auto start = how.adopt ? (ublk ? AdoptUblkDevice : AdoptNbdDevice)
+                               : (ublk ? StartUblkDevice : StartNbdDevice);
   ASSIGN_OR_RETURN(kernel_device_, start(loops_, volume, options));
   volume_id_ = volume.info.volume_id;
   device_size_ = volume.info.size;
@@ -101,11 +111,6 @@ absl::Status MappedVolume::Unmap(std::uint32_t timeout_ms) {
   kernel_device_.reset();
   Close();
   return absl::OkStatus();
-}
-
-void MappedVolume::Abandon() {
-  kernel_device_->Abandon();
-  kernel_device_.reset();
 }
 
 void MappedVolume::Close() {

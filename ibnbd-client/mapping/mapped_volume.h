@@ -7,6 +7,7 @@
 #include <ibnbd/ibnbd.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -19,7 +20,8 @@
 namespace ibnbd::client {
 
 enum class DeviceKind { kUblk, kNbd };
-const char* NameOf(DeviceKind kind);  // "ublk", "nbd"
+const char* NameOf(DeviceKind kind);             // "ublk", "nbd"
+std::string NodeOf(DeviceKind kind, int index);  // "/dev/ublkb0", "/dev/nbd0"
 
 struct MapRequest {
   Uri uri;                   // With an export.
@@ -36,13 +38,17 @@ struct MapRequest {
 
 class MappedVolume {
  public:
-  // `loops` and `sessions` outlive it.  `adopt`: device request.index is there, left by another
-  // process.
+  struct Options {
+    bool adopt = false;  // Device request.index is there, left by another process.
+    // Called when it is known which device of which volume it is, before anybody can use it.
+    std::function<absl::Status(int index, std::uint64_t volume_id)> before_use;
+  };
+  // `loops` and `sessions` outlive it.
   static absl::StatusOr<std::unique_ptr<MappedVolume>> Map(DeviceLoops& loops,
                                                            SessionTable& sessions,
                                                            const MapRequest& request,
-                                                           bool adopt = false);
-  ~MappedVolume();  // Requires: Unmap() succeeded, or Abandon().
+                                                           const Options& options);
+  ~MappedVolume();  // Requires: Unmap() succeeded, or there was never a device.
 
   [[nodiscard]] const MapRequest& request() const { return request_; }
   [[nodiscard]] std::string node() const { return kernel_device_->node(); }
@@ -58,14 +64,12 @@ class MappedVolume {
   // Returns within `timeout_ms` plus a little, whatever the server does: IOs that it has not
   // answered by then fail.  On failure call it again; nothing else may be done with the volume.
   absl::Status Unmap(std::uint32_t timeout_ms);
-  // Leaves the block device to the next process.
-  void Abandon();
 
  private:
   MappedVolume(DeviceLoops& loops, SessionTable& sessions, const MapRequest& request)
       : loops_(loops), sessions_(sessions), request_(request) {}
-  absl::Status Open(bool adopt);
-  absl::Status StartKernelDevice(bool adopt);
+  absl::Status Open(const Options& options);
+  absl::Status StartKernelDevice(const Options& options);
   void Close();
 
   DeviceLoops& loops_;

@@ -2,6 +2,10 @@
 // See session_table.h.
 #include "ibnbd-client/mapping/session_table.h"
 
+#include <limits.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,10 +27,27 @@ std::string ServerOf(Uri uri) {
   return uri.ToString();
 }
 
+// One server may be known by several addresses: each session with it is a client of its own.
+std::uint64_t IdFor(std::uint64_t client_id, const std::string& server) {
+  std::uint64_t hash = 0xcbf29ce484222325u ^ client_id;  // FNV-1a.
+  for (const char c : server) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return std::max<std::uint64_t>(hash, 1);
+}
+
+std::string NameFor(std::uint64_t id) {
+  char host[HOST_NAME_MAX + 1] = "localhost";
+  (void)::gethostname(host, sizeof(host) - 1);
+  std::string name = absl::StrCat(host, "-", absl::Hex(id & 0xffffffff, absl::kZeroPad8));
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '.' || c == '/'; }, '-');
+  return name;
+}
+
 }  // namespace
 
-SessionTable::SessionTable(DeviceLoops& loops, std::string name, std::string memory)
-    : loops_(loops), name_(std::move(name)), memory_(std::move(memory)) {}
+SessionTable::SessionTable(DeviceLoops& loops, std::string name, std::uint64_t client_id,
+                           std::string memory)
+    : loops_(loops), name_(std::move(name)), client_id_(client_id), memory_(std::move(memory)) {}
 
 SessionTable::~SessionTable() {
   for (const auto& [key, entry] : entries_) {
@@ -60,7 +81,12 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
                                                   const std::string& name, std::uint32_t timeout_ms,
                                                   bool retry) {
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
-  if (!name.empty()) options.name = name.c_str();
+  std::string own_name = name;
+  if (client_id_ != 0) {
+    options.client_id = IdFor(client_id_, absl::StrCat(server, " ", name));
+    if (name.empty()) own_name = NameFor(options.client_id);
+  }
+  if (!own_name.empty()) options.name = own_name.c_str();
   options.queue_count = loops_.count();
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;  // All IO is on registered memory.
@@ -83,21 +109,6 @@ void SessionTable::Release(const Uri& uri, const std::string& name) {
   loops_.RemoveSession(entry->session);
   if (ibnbd_session_close(entry->session, kCloseMs) != 0) LOG_WARN(ibnbd_error_message());
   entry->session = nullptr;
-}
-
-void SessionTable::CloseAll() {
-  absl::MutexLock lock(&mutex_);
-  for (const auto& [key, entry] : entries_) {
-    absl::MutexLock opening(&entry->opening);
-    if (entry->session != nullptr) loops_.RemoveSession(entry->session);
-  }
-  loops_.Stop();
-  for (const auto& [key, entry] : entries_) {
-    absl::MutexLock opening(&entry->opening);
-    if (entry->session != nullptr) (void)ibnbd_session_close(entry->session, 0);
-    entry->session = nullptr;
-    entry->users = 0;
-  }
 }
 
 }  // namespace ibnbd::client

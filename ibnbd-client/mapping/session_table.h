@@ -22,10 +22,11 @@ namespace ibnbd::client {
 
 class SessionTable {
  public:
-  // `name` "": the library makes one up; `memory`: as ibnbd_session_options has it, or "".  `loops`
-  // outlives the table.
-  SessionTable(DeviceLoops& loops, std::string name, std::string memory);
-  ~SessionTable();  // Requires: all were released, or CloseAll().
+  // `client_id`: of a client that goes on with its devices after a restart, see ibnbd.h; 0: of one
+  // that does not.  `name` "": made from the host name and the client id, so that it stays.
+  // `memory`: as ibnbd_session_options has it, or "".  `loops` outlives the table.
+  SessionTable(DeviceLoops& loops, std::string name, std::uint64_t client_id, std::string memory);
+  ~SessionTable();  // Requires: all were released.
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
 
@@ -35,9 +36,7 @@ class SessionTable {
   absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, const std::string& name,
                                          std::uint32_t timeout_ms, bool retry);
   void Release(const Uri& uri, const std::string& name);
-  // The end of the process: stops the loops, then closes what is left, and cancels its IOs. Nothing
-  // else may be called any more, or meanwhile.
-  void CloseAll();
+  [[nodiscard]] std::uint64_t client_id() const { return client_id_; }
 
  private:
   struct Entry {
@@ -51,6 +50,7 @@ class SessionTable {
 
   DeviceLoops& loops_;
   const std::string name_;
+  const std::uint64_t client_id_;
   const std::string memory_;
   absl::Mutex mutex_;
   // By server and name.

@@ -40,6 +40,13 @@ std::string MakeSessionName() {
   return name;
 }
 
+// The incarnation: no smaller in a process that was started later.
+std::uint32_t SecondsSinceBoot() {
+  timespec now{};
+  (void)::clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<std::uint32_t>(now.tv_sec);
+}
+
 absl::Status CheckOptions(const ibnbd_session_options& options) {
   if (options.queue_count == 0 || options.queue_count > kQueuesMax) {
     return absl::InvalidArgumentError(
@@ -53,6 +60,9 @@ absl::Status CheckOptions(const ibnbd_session_options& options) {
   if (options.memory != nullptr && FindMemoryProvider(options.memory) == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("memory \"", options.memory, "\": expected ", kMemoryProviderNames));
+  }
+  if (options.client_id != 0 && options.name == nullptr) {
+    return absl::InvalidArgumentError("client_id without a name: both are kept over restarts");
   }
   if (options.name == nullptr) return absl::OkStatus();
   const absl::string_view name = options.name;
@@ -97,6 +107,8 @@ rnbd::Client::Options ClientOptions(const ibnbd_session& session,
   result.session.name = session.name;
   result.session.server = server;
   result.session.more_paths = std::move(more_paths);
+  result.session.client_id = options.client_id;
+  result.session.incarnation = SecondsSinceBoot();
   result.session.connect_timeout_ns =
       std::clamp(options.connect_timeout_ms * kNsPerMs, kRoundTimeoutNsMin, kRoundTimeoutNsMax);
   if (options.heartbeat_ms != 0) {

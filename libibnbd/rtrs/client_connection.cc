@@ -167,7 +167,7 @@ void ClientConnection::OnRefused(const fabric::CmEvent& event) {
 
 // Connection 0: asks for the chunks.  The first receive is INFO_RSP's, the others follow behind it,
 // so that a heartbeat that comes at once finds one.
-void ClientConnection::RequestInfo(std::uint32_t round, const std::string& name,
+void ClientConnection::RequestInfo(std::uint32_t round, const proto::InfoReq& info,
                                    std::uint32_t queue_depth) {
   if (round != round_ || state_ != State::kEstablished) return;
   const std::size_t size = proto::InfoRspSizeMax(queue_depth);
@@ -184,7 +184,7 @@ void ClientConnection::RequestInfo(std::uint32_t round, const std::string& name,
                         info_region_->lkey()};
   const fabric::ReceiveRequest receive{Port::MakeCookie(context_, kInfoKind, {}), {&sge, 1}};
   connection_->PostReceive({&receive, 1});
-  info_name_ = name;
+  info_ = info;
   info_posted_ = info_owed_ = true;
   RequestTurnEnd();
 }

@@ -94,7 +94,7 @@ class ClientConnection final : private PortClient {
 
   // --- For the path, on the lane's thread. ---
   void Connect(const LaneConnect& connect);
-  void RequestInfo(std::uint32_t round, const std::string& name, std::uint32_t queue_depth);
+  void RequestInfo(std::uint32_t round, const proto::InfoReq& info, std::uint32_t queue_depth);
   void Activate(LaneActivation activation);
   // Requests may be posted from now on; what was in doubt of an earlier round is fenced.
   void Enable(std::uint32_t round);
@@ -212,7 +212,7 @@ class ClientConnection final : private PortClient {
 
   std::uint32_t acks_owed_ = 0;
   bool heartbeat_owed_ = false;
-  std::string info_name_;
+  proto::InfoReq info_;
   bool info_posted_ = false;  // Its receive is the first; only then others may follow.
   bool info_owed_ = false;
 

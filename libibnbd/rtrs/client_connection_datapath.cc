@@ -160,10 +160,8 @@ void ClientConnection::PostService() {
   }
   if (info_owed_ && HasCredit()) {
     info_owed_ = false;
-    proto::InfoReq request;
-    CHECK(proto::SetName(&request.name, info_name_));
     fabric::SendRequest& send = AddSend(&header);
-    const std::size_t size = proto::Encode(header, request);
+    const std::size_t size = proto::Encode(header, info_);
     send.opcode = fabric::Opcode::kSend;
     batch_sges_[batch_count_ - 1][0] = {header.data(), static_cast<std::uint32_t>(size),
                                         memory_region_->lkey()};

@@ -117,8 +117,19 @@ void ClientPath::OnConnected(std::uint32_t cid, std::uint32_t round, const proto
   }
   if (++next_cid_ < connections_.size()) return ConnectNext();
   state_ = State::kInfo;
-  PostTo(0, [round, name = session_.name, depth = limits_.queue_depth](
-                ClientConnection& connection) { connection.RequestInfo(round, name, depth); });
+  PostTo(0, [round, info = MakeInfo(), depth = limits_.queue_depth](ClientConnection& connection) {
+    connection.RequestInfo(round, info, depth);
+  });
+}
+
+proto::InfoReq ClientPath::MakeInfo() const {
+  proto::InfoReq info;
+  CHECK(proto::SetName(&info.name, session_.name));
+  if (limits_.peer_is_ibnbd) {
+    info.client_id = proto::le64(session_.client_id);
+    info.incarnation = proto::le32(session_.incarnation);
+  }
+  return info;
 }
 
 // Only connection 0's counts; DecodeConnRsp() has checked it for itself.

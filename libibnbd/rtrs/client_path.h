@@ -120,6 +120,7 @@ class ClientPath final : public ConnectionObserver {
   void StartRound();
   void ConnectNext();
   absl::Status TakeOffer(const proto::ConnRsp& offer);
+  [[nodiscard]] proto::InfoReq MakeInfo() const;
   void ActivateConnections(const std::vector<proto::ChunkAddress>& chunks);
   void OnUp();
   void OnAllDrained();

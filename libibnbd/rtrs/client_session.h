@@ -97,8 +97,11 @@ struct PathOptions {
 };
 
 struct ClientSessionOptions {
-  std::string name;      // Without '/' and '.'; unique per client host.
-  SocketAddress server;  // Of the first path,
+  std::string name;  // Without '/' and '.'; unique per client host.
+  // Of a client that may be killed and started again, see proto/README.md section 9; 0: of none.
+  std::uint64_t client_id = 0;
+  std::uint32_t incarnation = 0;
+  SocketAddress server;                                // Of the first path,
   std::optional<SocketAddress> source = std::nullopt;  // and where it comes from.
   std::vector<PathOptions> more_paths;
   PathPolicyKind policy = PathPolicyKind::kAdaptive;

@@ -56,26 +56,44 @@ ServerPath* Server::FindPath(const proto::ConnReq& request) {
   return path == session->second.paths.end() ? nullptr : path->second.get();
 }
 
-// A name belongs to one session.  A new session may take it over from one that has no working path
-// left: that is a client that was restarted.
-absl::Status Server::OnPathNamed(ServerPath& path, const std::string& name) {
+// A name belongs to one session at a time.  One that is about to end keeps it until nothing of it
+// executes any more: whoever comes next under its name may be what was killed and started again,
+// and issue again what is still under way.  One that works is ended for its own client, come back
+// in another process, and for nobody else.
+absl::Status Server::FreeName(const proto::InfoReq& info) {
+  const absl::string_view name(proto::NameOf(info.name).data(), proto::NameOf(info.name).size());
+  absl::Status result;
+  for (const auto& [id, other] : sessions_) {
+    if (other.service == nullptr || other.name != name) continue;
+    const bool superseded = info.client_id.get() != 0 && other.client_id == info.client_id.get() &&
+                            other.incarnation <= info.incarnation.get();
+    for (const auto& [path_id, path] : other.paths) {
+      if (path->closing()) continue;
+      if (!superseded) {
+        return absl::AlreadyExistsError(
+            absl::StrCat("session name ", name, " is in use from ", path->peer()));
+      }
+      SIM_MARK("server: a restarted client ended its old session");
+      path->Break("its client was started again", Blame::kNetwork);
+    }
+    SIM_MARK("server: waited for the session before");
+    result = absl::UnavailableError("the session before it under its name is ending");
+  }
+  return result;
+}
+
+absl::Status Server::OnPathNamed(ServerPath& path, const proto::InfoReq& info) {
   Session& session = sessions_.at(path.request().paths_uuid);
+  const std::string name(proto::NameOf(info.name));
   if (session.service != nullptr) {
     return session.name == name
                ? absl::OkStatus()
                : absl::InvalidArgumentError("info_req: the session has another name");
   }
-  for (const auto& [id, other] : sessions_) {
-    if (&other == &session || other.service == nullptr || other.name != name) continue;
-    for (const auto& [path_id, other_path] : other.paths) {
-      if (other_path->granted()) {
-        return absl::AlreadyExistsError(
-            absl::StrCat("session name ", name, " is in use from ", other_path->peer()));
-      }
-    }
-    SIM_MARK("server: session name taken over");
-  }
+  RETURN_IF_ERROR(FreeName(info));
   session.name = name;
+  session.client_id = info.client_id.get();
+  session.incarnation = info.incarnation.get();
   session.service = service_.OpenSession(name);
   session.fence = std::make_unique<ChunkFence>(options_.path.geometry.queue_depth);
   ++stats_.sessions;

@@ -69,7 +69,7 @@ class Server final : public PortClient, public ServerPathOwner {
   void OnCmEvent(fabric::CmEvent& event) override;
 
   // ServerPathOwner
-  absl::Status OnPathNamed(ServerPath& path, const std::string& name) override;
+  absl::Status OnPathNamed(ServerPath& path, const proto::InfoReq& info) override;
   ServerSessionService& SessionServiceOf(ServerPath& path) override;
   ChunkFence& FenceOf(ServerPath& path) override;
   bool TakeChunkMemory(std::uint64_t byte_count) override;
@@ -83,7 +83,9 @@ class Server final : public PortClient, public ServerPathOwner {
 
  private:
   struct Session {
-    std::string name;  // Empty until a path has introduced itself.
+    std::string name;  // Empty until a path has introduced itself; then as it said:
+    std::uint64_t client_id = 0;
+    std::uint32_t incarnation = 0;
     std::unique_ptr<ServerSessionService> service;
     std::unique_ptr<ChunkFence> fence;  // Made with the service; outlives the paths.
     // By sess_uuid.  An ordered map: what happens to all paths happens in the same order every
@@ -131,6 +133,7 @@ class Server final : public PortClient, public ServerPathOwner {
       for (auto& [path_id, path] : session.paths) f(*path);
     }
   }
+  absl::Status FreeName(const proto::InfoReq& info);
   void BreakAll();
   void FinishStop();
   [[nodiscard]] Reactor& reactor() const { return ports_[0]->reactor(); }

@@ -11,9 +11,10 @@ namespace ibnbd::rtrs {
 namespace {
 
 // A client that was killed and started again may say its name before we have heard of its death:
-// so long, and so often, a name that is taken is asked for again.
+// so long, and so often, a name that is taken is asked for again.  One that is about to be free is
+// waited for as long as a handshake may take.
 constexpr std::int64_t kNameWaitNsMax = kNsPerSecond;
-constexpr std::int64_t kNameRetryNs = 50 * kNsPerMs;
+constexpr std::int64_t kNameRetryNs = 20 * kNsPerMs;
 
 }  // namespace
 
@@ -94,28 +95,28 @@ void ServerPath::LeaveHandshake() {
   if (std::exchange(in_handshake_, false)) owner_.OnPathLeftHandshake(*this);
 }
 
-absl::Status ServerPath::ReadInfo(std::span<const std::byte> message, std::string* name) {
+absl::Status ServerPath::ReadInfo(std::span<const std::byte> message) {
   if (state_ != State::kConnecting) return absl::FailedPreconditionError("info_req: not expected");
   // The client sends it when all its connections are established; ours are at least on their way.
   if (connection_count_ != lanes_.size()) {
     return absl::FailedPreconditionError("info_req: connections are missing");
   }
-  proto::InfoReq info;
-  const char* reason = proto::DecodeInfoReq(message, &info);
+  const char* reason = proto::DecodeInfoReq(message, &info_);
   if (reason != nullptr) return absl::InvalidArgumentError(reason);
-  *name = std::string(proto::NameOf(info.name));
+  if (request_.minor() < proto::kRtrsMinorIbnbd) info_.client_id = {};  // Whatever is there.
   return absl::OkStatus();
 }
 
 void ServerPath::OnLaneInfo(std::span<const std::byte> message) {
-  const absl::Status status = ReadInfo(message, &name_);
+  const absl::Status status = ReadInfo(message);
   if (!status.ok()) return Break(std::string(status.message()), Blame::kPeer);
   JoinSession();
 }
 
 void ServerPath::JoinSession() {
-  absl::Status status = owner_.OnPathNamed(*this, name_);
-  if (absl::IsAlreadyExists(status) && control().now_ns() - begun_ns_ < kNameWaitNsMax) {
+  absl::Status status = owner_.OnPathNamed(*this, info_);
+  const bool in_time = control().now_ns() - begun_ns_ < kNameWaitNsMax;
+  if (absl::IsUnavailable(status) || (absl::IsAlreadyExists(status) && in_time)) {
     SIM_MARK("server: waited for a name");
     name_timer_.ArmAfter(kNameRetryNs);
     return;

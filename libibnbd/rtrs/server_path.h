@@ -34,8 +34,9 @@ class ServerPath;
 // What a path asks of the table it is in.  Control thread.
 class ServerPathOwner {
  public:
-  // The client has said its name.  Makes the session known to the service, or says why not.
-  virtual absl::Status OnPathNamed(ServerPath& path, const std::string& name) = 0;
+  // The client has said its name.  Makes the session known to the service, or says why not:
+  // kAlreadyExists, another client has that name; kUnavailable, what had it is about to end.
+  virtual absl::Status OnPathNamed(ServerPath& path, const proto::InfoReq& info) = 0;
   virtual ServerSessionService& SessionServiceOf(ServerPath& path) = 0;
   virtual ChunkFence& FenceOf(ServerPath& path) = 0;  // Its session's.
   // Accounts `byte_count` of chunk memory; false if there is no more.
@@ -112,7 +113,7 @@ class ServerPath final : public ServerLaneOwner, public PathFencer {
              ServerPathOwner& owner);
   absl::Status PrepareInfoMemory();
   absl::Status OpenChunks();
-  absl::Status ReadInfo(std::span<const std::byte> message, std::string* name);
+  absl::Status ReadInfo(std::span<const std::byte> message);
   void JoinSession();
   void LeaveHandshake();
   void OnHeartbeatTick();
@@ -145,7 +146,7 @@ class ServerPath final : public ServerLaneOwner, public PathFencer {
   std::uint32_t reaped_count_ = 0;
   std::uint32_t grants_awaited_ = 0;
   std::uint32_t drains_awaited_ = 0;
-  std::string name_;  // As INFO_REQ said.
+  proto::InfoReq info_;  // As the client said.
   Timer handshake_timer_;
   Timer name_timer_;
   Timer heartbeat_timer_;

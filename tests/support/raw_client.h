@@ -20,11 +20,17 @@ class RawClient final : public RawConnections {
 
   using RawConnections::RawConnections;
 
+  std::uint64_t client_id = 0;  // For SendInfo().
+  std::uint32_t incarnation = 0;
+
   void SendInfo(const std::string& name) {
     proto::InfoReq info;
     (void)proto::SetName(&info.name, name);  // Tests use names that fit.
+    info.client_id = proto::le64(client_id);
+    info.incarnation = proto::le32(incarnation);
     Send(0, proto::AsBytes(info));
   }
+  [[nodiscard]] bool info_received() const { return info_received_; }
   // Everything up to INFO_RSP; true if it came.
   bool Open(std::uint16_t cid_num, const std::string& name) {
     if (!ConnectAll(cid_num)) return false;

@@ -70,7 +70,12 @@ struct ibnbd_session_options {
   const char *memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
                        * pages as far as there are some), "memfd" (a file without a name). */
   const char *paths;  /* More ways to the server: "[SRC@]DST[:PORT]", separated by spaces; or NULL. */
-  uint64_t reserved[2];
+  /* For a program that may be killed and started again, and then issues again what its predecessor
+   * may have left under way: a random number that is kept over restarts, and a name that is, too.
+   * The server ends what is left of the predecessor's session, and only then lets this one in. Two
+   * sessions with the same server need different numbers and names. 0: none. */
+  uint64_t client_id;
+  uint64_t reserved[1];
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
@@ -79,9 +84,9 @@ struct ibnbd_session_options {
 #define IBNBD_SESSION_ONE_THREAD 2u
 #define IBNBD_SESSION_OPTIONS_INIT                                                             \
   {                                                                                            \
-    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL,    \
+    sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL, 0, \
     {                                                                                          \
-      0, 0                                                                                     \
+      0                                                                                        \
     }                                                                                          \
   }
 
