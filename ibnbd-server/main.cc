@@ -9,13 +9,18 @@
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "ibnbd-server/handover.h"
+#include "ibnbd-server/listen_sockets.h"
 #include "ibnbd-server/log_sink.h"
 #include "ibnbd-server/notify.h"
 #include "ibnbd-server/options.h"
@@ -27,6 +32,8 @@ namespace {
 
 // Beyond the deadline of the stop itself, for the answer to arrive.
 constexpr std::int64_t kStopGraceNs = 2 * kNsPerSecond;
+// For the process before us, to let go of its memory.
+constexpr std::int64_t kTakeOverGraceNs = 5 * kNsPerSecond;
 
 int Fail(const absl::Status& status) {
   // One line, whatever a library put into its message.
@@ -111,20 +118,42 @@ class WatchdogFeeder {
   std::int64_t due_ns_ = 0;
 };
 
+// What this process and the next have between them.
+struct Succession {
+  ListenSockets sockets;
+  std::optional<HandoverSocket> door;
+  UniqueFd successor;  // Closes with our end.
+};
+
+// True: there is a successor, and we are to stop.
+bool HandOver(Succession& succession) {
+  auto successor = succession.door->HandOver(succession.sockets.ours());
+  if (!successor.ok()) {
+    LOG_WARN("handover: ", std::string(successor.status().message()));
+    return false;
+  }
+  succession.successor = *std::move(successor);
+  return true;
+}
+
 // Serves until it is told to stop.  True once everything has come to its end.
-bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals) {
+bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals,
+           Succession& succession) {
   WatchdogFeeder watchdog(process);
   bool stopping = false;
   while (true) {
     if (!stopping) watchdog.FeedIfDue();
+    const int door = stopping || !succession.door ? -1 : succession.door->fd();
     const int signal =
-        signals.Wait(stopping ? options.stop_timeout_ns + kStopGraceNs : watchdog.WaitNs());
-    if (signal == SIGTERM || signal == SIGINT) {
+        signals.Wait(stopping ? options.stop_timeout_ns + kStopGraceNs : watchdog.WaitNs(), door);
+    if (signal == SignalWaiter::kReadable && !HandOver(succession)) continue;
+    if (signal == SIGTERM || signal == SIGINT || signal == SignalWaiter::kReadable) {
       if (stopping) return false;
       stopping = true;
       LOG_INFO("stopping: finishing executing IOs, at most ",
                options.stop_timeout_ns / kNsPerSecond, " s; once more to stop at once");
       NotifyStopping();
+      succession.sockets.Close(!succession.successor.valid());
       process.StartStop(options.stop_timeout_ns, [&signals] { signals.Wake(); });
     } else if (signal == SignalWaiter::kWoken) {
       return true;
@@ -138,20 +167,45 @@ bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals
   }
 }
 
+// From the service manager, and from the server that runs, which ends with this.
+absl::Status TakeSockets(const Options& options, ListenSockets& sockets) {
+  RETURN_IF_ERROR(sockets.AddFromServiceManager());
+  if (options.handover_path.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      std::vector<UniqueFd> taken,
+      TakeOver(options.handover_path, options.stop_timeout_ns + kStopGraceNs + kTakeOverGraceNs));
+  for (UniqueFd& fd : taken) RETURN_IF_ERROR(sockets.Add(std::move(fd)));
+  return absl::OkStatus();
+}
+
+// After Start(): this is what the next one finds.
+absl::Status OpenDoor(const Options& options, Succession& succession) {
+  succession.sockets.Settle();
+  if (options.handover_path.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(succession.door, HandoverSocket::Open(options.handover_path));
+  return absl::OkStatus();
+}
+
 int RunServer(const Options& options) {
+  Succession succession;
   absl::StatusOr<std::unique_ptr<ServerProcess>> process = ServerProcess::Create(options);
   if (!process.ok()) return Fail(process.status());
   RaiseLimits();
+  // What can be found wrong without it has been: from here on there is only one server, us.
+  if (absl::Status status = TakeSockets(options, succession.sockets); !status.ok()) {
+    return Fail(status);
+  }
   // Before signals are held back: who interrupts the wait for a lock wants to be obeyed.
   if (absl::Status status = (*process)->OpenExports(); !status.ok()) return Fail(status);
   absl::StatusOr<SignalWaiter> signals =
       SignalWaiter::Create({SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2});
   if (!signals.ok()) return Fail(signals.status());
-  absl::Status started = (*process)->Start();
+  absl::Status started = (*process)->Start(succession.sockets);
+  if (started.ok()) started = OpenDoor(options, succession);
   if (started.ok()) started = Announce(options, **process);
   // Half of it may be running; nobody was promised anything yet.
   if (!started.ok()) _exit(Fail(started));
-  if (!Serve(options, **process, *signals)) {
+  if (!Serve(options, **process, *signals, succession)) {
     LOG_ERROR("stopped with IOs still executing");
     // Their memory must outlive them: only the kernel can take it down in the right order.
     _exit(kExitFailure);

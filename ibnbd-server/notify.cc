@@ -3,6 +3,8 @@
 
 #include <systemd/sd-daemon.h>
 
+#include <cstdlib>
+
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 
@@ -21,7 +23,17 @@ void NotifyReloading() {
 
 void NotifyStopping() { (void)sd_notify(0, "STOPPING=1\nSTATUS=finishing IOs"); }
 
+bool HasServiceManager() { return std::getenv("NOTIFY_SOCKET") != nullptr; }
+
 void NotifyWatchdog() { (void)sd_notify(0, "WATCHDOG=1"); }
+
+// What was kept until now goes first: the same sockets are not kept twice.
+void NotifyStoredSockets(const std::vector<int>& sockets) {
+  (void)sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=listen");
+  for (const int fd : sockets) {
+    (void)sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=listen", &fd, 1);
+  }
+}
 
 std::int64_t WatchdogIntervalNs() {
   std::uint64_t interval_us = 0;

@@ -96,6 +96,10 @@ void AddProgramOptions(CLI::App& app, Options& options, std::string& stats_on,
   app.add_option("--port-file", options.port_file,
                  "Writes the first address's port there once the server is ready")
       ->type_name("FILE");
+  app.add_option("--handover", options.handover_path,
+                 "Unix socket: takes over from the server that listens there, and hands over in "
+                 "turn to the next")
+      ->type_name("PATH");
   app.add_option("--log-level", options.log_level, "error, warn, info or debug [info]")
       ->check(CLI::IsMember({"error", "warn", "info", "debug"}))
       ->type_name("LEVEL");

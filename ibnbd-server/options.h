@@ -34,6 +34,7 @@ struct Options {
   Settings settings;
   std::string config_path;
   std::string port_file;
+  std::string handover_path;  // Empty: none.
   std::string log_level = "info";
   std::string fault;  // Empty: none.
   bool trace = false;

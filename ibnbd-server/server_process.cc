@@ -24,8 +24,9 @@ constexpr std::uint32_t kThreadsDefaultMax = 4;
 constexpr std::uint64_t kChunkHeaderSize = 4096;  // rnbd::ServerOptions::io_size_max.
 
 absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenDecorated(const std::string& scheme,
-                                                              const Options& options) {
-  ASSIGN_OR_RETURN(std::unique_ptr<fabric::Fabric> result, OpenFabric(scheme));
+                                                              const Options& options,
+                                                              ListenSockets* listening) {
+  ASSIGN_OR_RETURN(std::unique_ptr<fabric::Fabric> result, OpenFabric(scheme, nullptr, listening));
   if (!options.fault.empty()) {
     ASSIGN_OR_RETURN(const fabric::FaultSpec spec, fabric::ParseFaultSpec(options.fault));
     LOG_WARN("faults on purpose: ", spec.ToString());
@@ -79,7 +80,8 @@ absl::Status ServerProcess::OpenExports() {
   return absl::OkStatus();
 }
 
-absl::Status ServerProcess::Start() {
+absl::Status ServerProcess::Start(ListenSockets& listening) {
+  listening_ = &listening;
   ASSIGN_OR_RETURN(threads_, ReactorThreads::Create(*settings_.thread_count));
   for (const std::string& text : settings_.listen) RETURN_IF_ERROR(Listen(text));
   return absl::OkStatus();
@@ -107,7 +109,7 @@ absl::StatusOr<ServerProcess::Network*> ServerProcess::NetworkFor(const std::str
   }
   auto network = std::make_unique<Network>();
   network->scheme = scheme;
-  ASSIGN_OR_RETURN(network->fabric, OpenDecorated(scheme, options_));
+  ASSIGN_OR_RETURN(network->fabric, OpenDecorated(scheme, options_, listening_));
   networks_.push_back(std::move(network));
   RETURN_IF_ERROR(CreateServer(*networks_.back()));
   return networks_.back().get();

@@ -14,6 +14,7 @@
 #include "fabric/fabric.h"
 #include "ibnbd-server/export_table.h"
 #include "ibnbd-server/instance_id.h"
+#include "ibnbd-server/listen_sockets.h"
 #include "ibnbd-server/options.h"
 #include "ibnbd-server/reactor_threads.h"
 #include "rnbd/server.h"
@@ -26,7 +27,8 @@ class ServerProcess {
   // In this order: Create, OpenExports (may wait for locks; no thread runs yet), Start.
   static absl::StatusOr<std::unique_ptr<ServerProcess>> Create(const Options& options);
   absl::Status OpenExports();
-  absl::Status Start();
+  // `listening` outlives the process object.
+  absl::Status Start(ListenSockets& listening);
   ~ServerProcess();  // Requires: never started, or stopped within the deadline.
 
   [[nodiscard]] const std::vector<std::string>& addresses() const { return addresses_; }
@@ -58,6 +60,7 @@ class ServerProcess {
   void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead, std::int64_t lock_deadline_ns);
 
   const Options options_;
+  ListenSockets* listening_ = nullptr;
   Settings settings_;  // Merged; exports as they were last asked for.
   const InstanceId instance_id_;
   std::unique_ptr<ExportTable> exports_;  // Of reactor 0 once it runs.

@@ -30,11 +30,11 @@ absl::StatusOr<SignalWaiter> SignalWaiter::Create(const std::vector<int>& signal
   return waiter;
 }
 
-int SignalWaiter::Wait(std::int64_t timeout_ns) {
-  pollfd fds[] = {{signals_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+int SignalWaiter::Wait(std::int64_t timeout_ns, int also) {
+  pollfd fds[] = {{signals_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}, {also, POLLIN, 0}};
   const timespec timeout{timeout_ns / kNsPerSecond, timeout_ns % kNsPerSecond};
   while (true) {
-    const int count = ppoll(fds, 2, timeout_ns < 0 ? nullptr : &timeout, nullptr);
+    const int count = ppoll(fds, 3, timeout_ns < 0 ? nullptr : &timeout, nullptr);
     if (count == 0) return kTimedOut;
     if (count < 0) {
       CHECK_EQ(errno, EINTR);
@@ -46,6 +46,7 @@ int SignalWaiter::Wait(std::int64_t timeout_ns) {
     }
     std::uint64_t value = 0;
     if (read(wake_.get(), &value, sizeof value) == sizeof value) return kWoken;
+    if (fds[2].revents != 0) return kReadable;
   }
 }
 

@@ -18,8 +18,10 @@ class SignalWaiter {
 
   static constexpr int kTimedOut = 0;
   static constexpr int kWoken = -1;
-  // The signal that came, or one of the above.  A negative time-out means none.
-  int Wait(std::int64_t timeout_ns);
+  static constexpr int kReadable = -2;
+  // The signal that came, or one of the above.  A negative time-out means none.  `also`: another
+  // descriptor to wait for, or -1.
+  int Wait(std::int64_t timeout_ns, int also = -1);
   void Wake();  // Any thread; also a wait that begins later.
 
  private:

@@ -187,6 +187,21 @@ absl::StatusOr<Uri> ParseUri(absl::string_view text, absl::string_view default_s
   return uri;
 }
 
+SocketAddress SocketAddressFrom(const void* sockaddr_bytes, std::uint32_t length) {
+  SocketAddress address;
+  address.length = std::min<std::uint32_t>(length, sizeof(sockaddr_storage));
+  std::memcpy(address.bytes.data(), sockaddr_bytes, address.length);
+  sockaddr_storage storage{};
+  std::memcpy(&storage, address.bytes.data(), address.length);
+  address.family = storage.ss_family;
+  if (storage.ss_family == AF_INET) {
+    address.port = ntohs(reinterpret_cast<const sockaddr_in&>(storage).sin_port);
+  } else if (storage.ss_family == AF_INET6) {
+    address.port = ntohs(reinterpret_cast<const sockaddr_in6&>(storage).sin6_port);
+  }
+  return address;
+}
+
 absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;

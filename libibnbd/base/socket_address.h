@@ -43,6 +43,9 @@ struct Uri {
 // fragments.  `default_scheme` is used for "host:port/export"; empty means a scheme is required.
 absl::StatusOr<Uri> ParseUri(absl::string_view text, absl::string_view default_scheme = "");
 
+// What getsockname(2) and its like fill.  Nothing of the simulator's.
+SocketAddress SocketAddressFrom(const void* sockaddr_bytes, std::uint32_t length);
+
 // Looks the host up (blocking; control plane, set-up only).  Prefers what getaddrinfo lists first.
 absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port);
 

@@ -10,8 +10,9 @@
 namespace ibnbd {
 
 absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme,
-                                                           const SocketAddress* peer) {
-  if (scheme == "tcp") return tcp::CreateTcpFabric();
+                                                           const SocketAddress* peer,
+                                                           fabric::ListeningSockets* listening) {
+  if (scheme == "tcp") return tcp::CreateTcpFabric(listening);
   if (scheme == "rdma") {
 #if IBNBD_HAVE_VERBS
     return verbs::CreateVerbsFabric(peer);

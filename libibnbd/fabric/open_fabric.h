@@ -8,12 +8,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "fabric/fabric.h"
+#include "fabric/listening_sockets.h"
 
 namespace ibnbd {
 
 // "tcp" or "rdma".  `peer`: whom it will connect to; null if it listens only.  Any thread; the
 // fabric may be used from any.
-absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme,
-                                                           const SocketAddress* peer = nullptr);
+// `listening`: for fabrics that listen on sockets; may be null, else outlives the fabric.
+absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(
+    absl::string_view scheme, const SocketAddress* peer = nullptr,
+    fabric::ListeningSockets* listening = nullptr);
 
 }  // namespace ibnbd

@@ -11,6 +11,7 @@ namespace {
 
 class TcpFabric final : public fabric::Fabric {
  public:
+  explicit TcpFabric(fabric::ListeningSockets* listening) : listening_(listening) {}
   absl::StatusOr<std::unique_ptr<fabric::Region>> Register(std::span<std::byte> memory,
                                                            fabric::Access access) override {
     return common_.Register(memory, access);
@@ -19,19 +20,21 @@ class TcpFabric final : public fabric::Fabric {
     if (reactor.ring() == nullptr) {
       return absl::FailedPreconditionError("tcp: create poller: the reactor has no IO ring");
     }
-    return std::make_unique<TcpPoller>(regions_, reactor);
+    return std::make_unique<TcpPoller>(regions_, reactor, listening_);
   }
   std::size_t private_data_size_max() const override { return proto::tcp::kPrivateDataSizeMax; }
 
  private:
+  fabric::ListeningSockets* const listening_;
   RegionTable regions_;
   TcpDomain common_{regions_, RegionTable::kCommonDomain};
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<fabric::Fabric>> CreateTcpFabric() {
-  return std::make_unique<TcpFabric>();
+absl::StatusOr<std::unique_ptr<fabric::Fabric>> CreateTcpFabric(
+    fabric::ListeningSockets* listening) {
+  return std::make_unique<TcpFabric>(listening);
 }
 
 }  // namespace ibnbd::tcp

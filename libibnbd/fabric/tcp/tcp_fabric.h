@@ -7,9 +7,11 @@
 
 #include "absl/status/statusor.h"
 #include "fabric/fabric.h"
+#include "fabric/listening_sockets.h"
 
 namespace ibnbd::tcp {
 
-absl::StatusOr<std::unique_ptr<fabric::Fabric>> CreateTcpFabric();
+absl::StatusOr<std::unique_ptr<fabric::Fabric>> CreateTcpFabric(
+    fabric::ListeningSockets* listening = nullptr);
 
 }  // namespace ibnbd::tcp

@@ -116,9 +116,10 @@ void TcpHandshake::OnRecvCqe(int result, std::uint32_t) {
 
 // --- TcpAcceptor ---
 
-TcpAcceptor::TcpAcceptor(TcpPoller& poller, UniqueFd fd, std::uint64_t context)
+TcpAcceptor::TcpAcceptor(TcpPoller& poller, UniqueFd fd, bool shared, std::uint64_t context)
     : poller_(poller),
       fd_(std::move(fd)),
+      shared_(shared),
       context_(context),
       op_(*this, &TcpAcceptor::OnAcceptCqe),
       retry_timer_(poller.reactor().timers(), [this] { Arm(); }),
@@ -185,7 +186,7 @@ void TcpAcceptor::OnHandshakeEnd(TcpHandshake& handshake, UniqueFd fd,
 void TcpAcceptor::Stop() {
   stopping_ = true;
   retry_timer_.Cancel();
-  (void)::shutdown(fd_.get(), SHUT_RDWR);  // From now on the port refuses.
+  if (!shared_) (void)::shutdown(fd_.get(), SHUT_RDWR);  // From now on the port refuses.
   if (op_.armed()) poller_.ring().Cancel(op_);
   for (const auto& handshake : handshakes_) handshake->Abort();
 }

@@ -78,7 +78,8 @@ class TcpAcceptor {
   // More wait in the kernel's backlog.
   static constexpr std::uint32_t kOpenMax = 128;
 
-  TcpAcceptor(TcpPoller& poller, UniqueFd fd, std::uint64_t context);
+  // `shared`: others go on listening on `fd` when we stop.
+  TcpAcceptor(TcpPoller& poller, UniqueFd fd, bool shared, std::uint64_t context);
   void Stop();
   [[nodiscard]] bool idle() const { return !op_.armed() && handshakes_.empty(); }
   [[nodiscard]] std::uint64_t context() const { return context_; }
@@ -94,6 +95,7 @@ class TcpAcceptor {
 
   TcpPoller& poller_;
   UniqueFd fd_;
+  const bool shared_;
   const std::uint64_t context_;
   MemberOp<TcpAcceptor> op_;
   Timer retry_timer_;

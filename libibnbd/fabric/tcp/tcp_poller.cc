@@ -18,8 +18,9 @@ namespace {
 constexpr std::int64_t kAckDelayNs = 500 * kNsPerUs;
 }  // namespace
 
-TcpPoller::TcpPoller(RegionTable& regions, Reactor& reactor)
+TcpPoller::TcpPoller(RegionTable& regions, Reactor& reactor, fabric::ListeningSockets* listening)
     : regions_(regions),
+      listening_(listening),
       reactor_(reactor),
       ack_timer_(reactor.timers(), [this] { OnAckTimer(); }),
       kick_op_(*this, &TcpPoller::OnKick) {}
@@ -77,8 +78,12 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> TcpPoller::StartConnect(
 
 absl::StatusOr<std::unique_ptr<fabric::Listener>> TcpPoller::Listen(const SocketAddress& local,
                                                                     std::uint64_t context) {
-  ASSIGN_OR_RETURN(UniqueFd fd, OpenListener(local));
-  auto acceptor = std::make_unique<TcpAcceptor>(*this, std::move(fd), context);
+  UniqueFd fd = listening_ != nullptr ? listening_->TakeInherited(local) : UniqueFd();
+  if (!fd.valid()) {
+    ASSIGN_OR_RETURN(fd, OpenListener(local));
+  }
+  const bool shared = listening_ != nullptr && listening_->OnListening(fd.get());
+  auto acceptor = std::make_unique<TcpAcceptor>(*this, std::move(fd), shared, context);
   return std::make_unique<TcpListener>(*this, std::move(acceptor));
 }
 

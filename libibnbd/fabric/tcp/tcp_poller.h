@@ -13,6 +13,7 @@
 
 #include "base/intrusive_list.h"
 #include "fabric/fabric.h"
+#include "fabric/listening_sockets.h"
 #include "fabric/tcp/region_table.h"
 #include "fabric/tcp/tcp_socket.h"
 #include "reactor/reactor.h"
@@ -25,7 +26,8 @@ struct DirtyHook;
 
 class TcpPoller final : public fabric::Poller {
  public:
-  TcpPoller(RegionTable& regions, Reactor& reactor);
+  // `listening` may be null.
+  TcpPoller(RegionTable& regions, Reactor& reactor, fabric::ListeningSockets* listening);
   ~TcpPoller() override;
 
   std::size_t PollCompletions(std::span<fabric::Completion> out) override;
@@ -67,6 +69,7 @@ class TcpPoller final : public fabric::Poller {
   void CleanGraves();
 
   RegionTable& regions_;
+  fabric::ListeningSockets* const listening_;  // May be null.
   Reactor& reactor_;
   // A ring buffer of a power of two of entries.
   std::vector<QueuedCompletion> completions_;

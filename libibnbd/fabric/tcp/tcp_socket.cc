@@ -18,20 +18,7 @@ namespace {
 constexpr int kBacklog = 128;
 
 SocketAddress FromStorage(const sockaddr_storage& storage, socklen_t length) {
-  SocketAddress address;
-  address.family = storage.ss_family;
-  address.length = std::min<std::uint32_t>(length, static_cast<std::uint32_t>(sizeof storage));
-  std::memcpy(address.bytes.data(), &storage, address.length);
-  if (storage.ss_family == AF_INET) {
-    sockaddr_in in;
-    std::memcpy(&in, &storage, sizeof in);
-    address.port = ntohs(in.sin_port);
-  } else if (storage.ss_family == AF_INET6) {
-    sockaddr_in6 in6;
-    std::memcpy(&in6, &storage, sizeof in6);
-    address.port = ntohs(in6.sin6_port);
-  }
-  return address;
+  return SocketAddressFrom(&storage, length);
 }
 
 }  // namespace

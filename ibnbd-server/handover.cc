@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ibnbd-server/handover.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace ibnbd {
+namespace {
+
+constexpr std::size_t kSocketsMax = 64;
+// The message in which they come; says what it is, and its version.
+constexpr char kMessage[] = "ibnbd-server listening sockets 1";
+
+absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the path must have 1 to ", sizeof address.sun_path - 1, " bytes"));
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+// Nothing there, or a socket: a file of another kind is somebody's mistake.
+absl::Status CheckPlace(const std::string& path) {
+  struct stat info {};
+  if (lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, "stat");
+  }
+  return S_ISSOCK(info.st_mode) ? absl::OkStatus()
+                                : absl::AlreadyExistsError("there is a file that is not a socket");
+}
+
+const sockaddr* Generic(const sockaddr_un& address) {
+  return reinterpret_cast<const sockaddr*>(&address);
+}
+
+union Control {
+  cmsghdr header;
+  char bytes[CMSG_SPACE(kSocketsMax * sizeof(int))];
+};
+
+absl::Status SendSockets(int connection, const std::vector<int>& sockets) {
+  const std::size_t count = std::min(sockets.size(), kSocketsMax);
+  Control control{};
+  iovec text{const_cast<char*>(kMessage), sizeof kMessage};
+  msghdr message{};
+  message.msg_iov = &text;
+  message.msg_iovlen = 1;
+  if (count > 0) {
+    message.msg_control = control.bytes;
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    std::memcpy(CMSG_DATA(header), sockets.data(), count * sizeof(int));
+  }
+  if (sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+    return ErrnoStatus(errno, "hand over");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<UniqueFd>> ReceiveSockets(int connection) {
+  Control control{};
+  std::array<char, sizeof kMessage + 1> bytes{};
+  iovec text{bytes.data(), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &text;
+  message.msg_iovlen = 1;
+  message.msg_control = control.bytes;
+  message.msg_controllen = sizeof control.bytes;
+  const ssize_t size = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+  if (size < 0) return ErrnoStatus(errno, "receive");
+  std::vector<UniqueFd> sockets;
+  for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at)) {
+    if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS) continue;
+    for (std::size_t i = 0; CMSG_LEN((i + 1) * sizeof(int)) <= at->cmsg_len; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(at) + i * sizeof(int), sizeof fd);
+      sockets.emplace_back(fd);
+    }
+  }
+  if (size != sizeof kMessage || std::memcmp(bytes.data(), kMessage, sizeof kMessage) != 0) {
+    return absl::FailedPreconditionError(size == 0 ? "it refused; is it another user's?"
+                                                   : "it is no ibnbd-server of this kind");
+  }
+  return sockets;
+}
+
+// Until there is something to read, or the end.
+absl::Status WaitFor(int connection, std::int64_t deadline_ns) {
+  while (true) {
+    const std::int64_t left_ns = deadline_ns - MonotonicClock().NowNs();
+    if (left_ns <= 0) return absl::DeadlineExceededError("the process before has not ended");
+    pollfd waiting{connection, POLLIN, 0};
+    const timespec timeout{left_ns / kNsPerSecond, left_ns % kNsPerSecond};
+    const int count = ppoll(&waiting, 1, &timeout, nullptr);
+    if (count > 0) return absl::OkStatus();
+    if (count < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
+  }
+}
+
+absl::StatusOr<std::vector<UniqueFd>> TakeFrom(int connection, std::int64_t timeout_ns) {
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ns;
+  RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
+  ASSIGN_OR_RETURN(std::vector<UniqueFd> sockets, ReceiveSockets(connection));
+  LOG_INFO("took over ", sockets.size(), " listening sockets; the process before finishes");
+  RETURN_IF_ERROR(WaitFor(connection, deadline_ns));  // It says nothing more: this is its end.
+  return sockets;
+}
+
+}  // namespace
+
+absl::StatusOr<HandoverSocket> HandoverSocket::Open(const std::string& path) {
+  const std::string what = absl::StrCat("handover socket ", path);
+  ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+  UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, what);
+  if (absl::Status status = CheckPlace(path); !status.ok()) return Annotate(status, what);
+  (void)unlink(path.c_str());  // Who listened there has ended, or would have handed over.
+  const mode_t mask = umask(0177);
+  const int bound = bind(fd.get(), Generic(address), sizeof address);
+  const int error = errno;
+  (void)umask(mask);
+  if (bound != 0) return ErrnoStatus(error, absl::StrCat(what, ": bind"));
+  if (listen(fd.get(), 4) != 0) return ErrnoStatus(errno, absl::StrCat(what, ": listen"));
+  return HandoverSocket(std::move(fd));
+}
+
+absl::StatusOr<UniqueFd> HandoverSocket::HandOver(const std::vector<int>& sockets) {
+  UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection.valid()) return ErrnoStatus(errno, "accept");
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return ErrnoStatus(errno, "SO_PEERCRED");
+  }
+  if (peer.uid != 0 && peer.uid != geteuid()) {
+    return absl::PermissionDeniedError(absl::StrCat("user ", peer.uid, " may not take over"));
+  }
+  RETURN_IF_ERROR(SendSockets(connection.get(), sockets));
+  LOG_INFO("process ", peer.pid, " takes over");
+  return connection;
+}
+
+absl::StatusOr<std::vector<UniqueFd>> TakeOver(const std::string& path, std::int64_t timeout_ns) {
+  const std::string what = absl::StrCat("take over at ", path);
+  ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+  if (absl::Status status = CheckPlace(path); !status.ok()) return Annotate(status, what);
+  const UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!connection.valid()) return ErrnoStatus(errno, what);
+  if (connect(connection.get(), Generic(address), sizeof address) != 0) {
+    if (errno == ENOENT || errno == ECONNREFUSED) return std::vector<UniqueFd>();
+    return ErrnoStatus(errno, what);
+  }
+  auto sockets = TakeFrom(connection.get(), timeout_ns);
+  if (!sockets.ok()) return Annotate(sockets.status(), what);
+  return sockets;
+}
+
+}  // namespace ibnbd

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# ibnbd-server is upgraded $UPGRADES times under fio: each new process takes the listening socket over from the one that
+# runs, which finishes and ends with exit code 0.  No IO fails, every byte is right, and no connect is ever refused.
+. "$(dirname "$0")/functions.sh"
+requires fio python3
+
+truncate -s 64M "$work/vol.img"
+door="$work/handover.sock"
+start_server --handover "$door" --export "vol=$work/vol.img"
+port_wanted=$port
+start_bridge "$uri/vol"
+start knock python3 "$here/knock.py" "$port" "$work/enough"
+knock_pid=$pid
+wait_for 20 grep -q knocking "$work/knock.log" || fail "nobody knocks"
+# The same blocks again and again: an old write that comes late is found.
+rewrite_until_told() {
+  local i
+  for ((i = 1;; i++)); do
+    env -C "$work" fio --name=verify --verify_state_save=0 --verify_fatal=1 --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite \
+      --norandommap --randseed=$i --bsrange=4k-64k --bs_unaligned=0 --iodepth=16 --serialize_overlap=1 --size=8M --io_size=32M \
+      --fsync=50 --verify=crc32c --do_verify=1 >"$work/verify.log" 2>&1 </dev/null || return 1
+    [ ! -e "$work/enough" ] || break
+  done
+  echo "$i rounds of fio"
+}
+rewrite_until_told &
+fio_pid=$!
+has_changed() { [ "$(stat -c %y "$work/vol.img")" != "$1" ]; }
+for ((i = 1; i <= ${UPGRADES:-10}; i++)); do
+  wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "before upgrade $i: no IO"
+  before=$server_pid
+  start_server --handover "$door" --export "vol=$work/vol.img"
+  [ "$port" = "$port_wanted" ] || fail "upgrade $i: the port is $port"
+  rc=0
+  wait "$before" || rc=$?
+  [ $rc -eq 0 ] || fail "upgrade $i: the server before ended with $rc"
+  wait_for 60 grep -q "opened from" "$server_log" || fail "upgrade $i: the client did not come back"
+  alive "$fio_pid" || fail "upgrade $i: fio has ended: $(tail -n 5 "$work/verify.log")"
+  alive "$knock_pid" || fail "upgrade $i: a connect was refused: $(cat "$work/knock.log")"
+done
+wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "no IO after the last upgrade"
+: >"$work/enough"
+wait "$knock_pid" || fail "a connect was refused: $(cat "$work/knock.log")"
+wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/verify.log")"
+tail -n 1 "$work/knock.log"
+
+# One that cannot start does not disturb the one that runs.
+expect_fail "no-such-file|empty|such" ibnbd-server --handover "$door" --config "$work/no-such-file"
+alive "$server_pid" || fail "the server has ended"
+# Nobody else may take over, and what is not ours is not taken for it.
+printf x >"$work/file"
+expect_fail "take over at .*/file" ibnbd-server --listen tcp://127.0.0.1:0 --handover "$work/file" --export m=mem:1M
+[ "$(cat "$work/file")" = x ] || fail "the file was replaced"
+stop "$bridge_pid"
+stop "$server_pid"
