@@ -18,11 +18,13 @@ import sys
 import time
 import types
 
+import bench_vm_profile
 from bench_fio import WORKLOADS
 from bench_vm_peers import ADDRESS, DISK, DISK_MIB, PEERS, SYSCALLS, Lab, Skip, need, quietly, run, wait_until, write
 
 TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
 COUNTED = ("randread-4k-qd1", "randwrite-4k-qd1", "randread-4k-qd32", "randwrite-4k-qd32")
+PROFILE_SECONDS = 6
 WIRE = [  # perftest's program, message size, iterations
     ("ib_write_lat", 2, 2000),
     ("ib_write_lat", 4096, 1000),
@@ -157,6 +159,22 @@ def count_syscalls(lab, target):
     return counted
 
 
+def profile(lab, target):
+    """Where the CPU time of an IO goes, by workload."""
+    profiles = {}
+    for workload in (each for each in WORKLOADS if each[0] in COUNTED):
+        def one_job():
+            (_, job, _, _), = run_fio(lab, target, [workload], PROFILE_SECONDS)
+            figures = job["read" if "read" in workload[0] else "write"]
+            return max(figures["total_ios"], 1), figures["runtime"] / 1000
+
+        try:
+            profiles[workload[0]] = bench_vm_profile.profile(lab, one_job)
+        except Skip as why:
+            print(f"no profile: {why}", flush=True)
+    return profiles
+
+
 def perftest(program, size, iterations):
     """The last line of what perftest says, as numbers."""
     command = ["timeout", "30", program, "-d", "rxe0", "-R", "-s", str(size), "-n", str(iterations)]
@@ -183,7 +201,7 @@ def measure_wire():
     return figures
 
 
-def visit(lab, name, seen, title, workloads, seconds, count=False):
+def visit(lab, name, seen, title, workloads, seconds, first=False):
     """One round of one peer: set up, measured, taken down."""
     text, make = PEERS[name]
     peer = seen["peers"].setdefault(name, {"text": text})
@@ -197,8 +215,10 @@ def visit(lab, name, seen, title, workloads, seconds, count=False):
                 samples = measure(lab, target, workloads, seconds)
                 for workload, sample in samples.items():
                     seen["samples"].setdefault(workload, {}).setdefault(name, []).append(sample)
-                if count:
+                if first and lab.options.count:
                     seen["syscalls"][name] = count_syscalls(lab, target)
+                if first and lab.options.profile:
+                    seen["profiles"][name] = profile(lab, target)
             except (RuntimeError, OSError, KeyError, ValueError, subprocess.TimeoutExpired) as error:
                 peer["failed"] = f"{type(error).__name__}: {error}"
     except Skip as why:
@@ -233,7 +253,7 @@ def measure_all(lab, seen):
         for name in there_and_back(options.peers, index):
             if name == "fio-rxe" and options.wire:
                 seen["wire"].append(visit_wire(title))
-            visit(lab, name, seen, title, WORKLOADS, options.seconds, options.count and index == 0)
+            visit(lab, name, seen, title, WORKLOADS, options.seconds, index == 0)
     # Then those that the goals speak of, in short visits: what disturbs a shared machine is longer than one of them.
     goals = goals_among(options.peers)
     chosen = [name for name in options.peers if any(name == goal[0] or name in goal[3] for goal in goals)]
@@ -253,12 +273,13 @@ def main():
     parser.add_argument("--goal-rounds", type=int, default=0, help="then so many short ones of the peers of the goals")
     parser.add_argument("--wire", action="store_true", help="measure the raw wire, too")
     parser.add_argument("--count", action="store_true", help="count system calls, too")
+    parser.add_argument("--profile", action="store_true", help="sample where the time goes, too")
     parser.add_argument("peers", nargs="+", choices=list(PEERS))
     options = parser.parse_args()
     if os.environ.get("IBNBD_IN_GUEST") != "1":
         sys.exit("ci/bench_vm.py: changes modules and devices of the machine it runs on: start it with ci/bench --vm")
     seen = {"guest": f"{os.cpu_count()} CPUs, Linux {platform.release()}, {run(['fio', '--version']).stdout.strip()}",
-            "rounds": options.rounds, "seconds": options.seconds, "goal_rounds": options.goal_rounds, "peers": {}, "samples": {}, "syscalls": {}, "wire": [],
+            "rounds": options.rounds, "seconds": options.seconds, "goal_rounds": options.goal_rounds, "peers": {}, "samples": {}, "syscalls": {}, "profiles": {}, "wire": [],
             "speeds": []}
     try:
         lab = Lab(options)

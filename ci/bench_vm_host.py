@@ -10,6 +10,7 @@ import tempfile
 
 import bench_vm
 import bench_vm_peers
+import bench_vm_profile
 from bench_fio import WORKLOADS, medians
 from bench_vm import KERNEL, goals_among
 
@@ -40,6 +41,7 @@ def run_in_guest(options, names):
         out = f"{shared}/seen.json"
         per_peer = (len(WORKLOADS) + len(bench_vm.COUNTED)) * (options.seconds + 3) + 30
         limit = 180 + options.rounds * (60 + len(names) * per_peer) + options.goal_rounds * len(names) * 40
+        limit += len(names) * 4 * 120 if options.profile else 0
         limit *= 4 if options.icount else 1
         share = [shared] + [os.path.dirname(path) for path in (options.bin, options.fio_engine)
                             if not path.startswith(f"{ROOT}/") and path.startswith(("/tmp/", "/run/", "/var/tmp/"))]
@@ -49,7 +51,7 @@ def run_in_guest(options, names):
                     options.fio_engine, "--out", out, "--rounds", str(options.rounds), "--seconds", str(options.seconds),
                     "--goal-rounds", str(options.goal_rounds)]
         # perftest's two sides poll memory, each for the other's whole slice of a CPU that they take turns on.
-        flags = ([] if options.quick else ["--count"]) + ([] if options.icount else ["--wire"])
+        flags = (["--profile"] if options.profile else []) + ([] if options.quick else ["--count"]) + ([] if options.icount else ["--wire"])
         code = subprocess.run(command + flags + names, stdout=sys.stderr).returncode
         if not os.path.exists(out):
             return None, code
@@ -115,6 +117,18 @@ def print_costs(seen, table, names):
                   f"| {' | '.join(texts)} |")
 
 
+def print_profiles(seen, names):
+    there = [name for name in names if name in seen["profiles"]]
+    for workload in bench_vm.COUNTED if there else ():
+        profiles = [seen["profiles"][name].get(workload) for name in there]
+        columns = [bench_vm_profile.us_per_io(each, seen["icount"]) if each else {} for each in profiles]
+        print(f"\n### What an IO is made of: {workload}, us\n\n| | {' | '.join(there)} |\n|---|{'---|' * len(there)}")
+        kinds = {kind for column in columns for kind in column}
+        for kind in sorted(kinds, key=lambda kind: -max(each.get(kind, 0) for each in columns)):
+            print(f"| {kind} | {' | '.join(format(each.get(kind, 0), '.1f') for each in columns)} |")
+        print(f"| all | {' | '.join(format(sum(each.values()), '.1f') for each in columns)} |")
+
+
 def print_goals(seen, table, names):
     goals = goals_among(names)
     if not goals:
@@ -161,6 +175,7 @@ def print_report(seen, names):
     for workload, *_ in WORKLOADS:
         print_workload(seen, table, workload, names)
     print_costs(seen, table, names)
+    print_profiles(seen, names)
     print_goals(seen, table, names)
     outcomes = {"measured": [], "skipped": [], "failed": []}
     for name in names:

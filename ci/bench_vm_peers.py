@@ -84,6 +84,10 @@ class Lab:
         # The shell that fio starts has its pid as $PPID.
         with open(f"{self.work}/snapshot", "w") as script:
             script.write("f=/proc/stat\nfor p in \"$@\"; do f=\"$f /proc/$p/stat\"; done\n"
+                         # ci/bench_vm_profile.py: perf is to look at the job, and at nothing else.
+                         "tell() { echo \"$1\" >perf.control; timeout 60 head -n 1 perf.answer >/dev/null; }\n"
+                         "if [ -e perf.on ]; then tell disable; rm perf.on\n"
+                         "elif [ -p perf.control ]; then tell enable; touch perf.on; fi\n"
                          f"cd {COUNTERS} && grep -s '' $f * {SYSCALLS}/hist\ntrue\n")
 
     @contextlib.contextmanager
