@@ -159,11 +159,24 @@ def print_host(seen):
           f"was {100 * (fast - slow) / fast:.0f} % below the fastest.")
 
 
+def print_summary(seen, table, names):
+    """One line per peer: IOPS, and relative to the better of the kernel's own over rxe."""
+    there = [workload for workload, *_ in WORKLOADS if workload in seen["samples"]]
+    bases = " and ".join(name for name in KERNEL if name in names)
+    print(f"\n### IOPS{f' (÷ the better of {bases})' if bases else ''}\n\n| | {' | '.join(there)} |\n|---|{'---|' * len(there)}")
+    for name in names:
+        cells = []
+        for workload in there:
+            best = best_of(table, workload, KERNEL)
+            ratio = f" ({statistics.median(ratios_to(seen, workload, name, best)):.2f})" if best and (workload, name) in table else ""
+            cells.append(f"{table[workload, name]['iops']:.0f}{ratio}" if (workload, name) in table else "-")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
 def print_report(seen, names):
-    revision = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
     table = {(workload, name): medians(samples) for workload, peers in seen["samples"].items()
              for name, samples in peers.items()}
-    print(f"{' '.join(sys.argv)}: revision {revision.stdout.strip() or 'unknown'}, guest with {seen['guest']}; "
+    print(f"{seen['command']}: revision {seen['revision']}, guest with {seen['guest']}; "
           f"{seen['rounds']} rounds of {seen['seconds']} s, and {seen['goal_rounds']} of 1 s for the goals; medians; a ratio is the median of the "
           "rounds' ratios\n")
     for name in names:
@@ -172,6 +185,7 @@ def print_report(seen, names):
         print("\nThe guest's clock counts instructions, a nanosecond each, and its CPUs take turns.")
     else:
         print_host(seen)
+    print_summary(seen, table, names)
     for workload, *_ in WORKLOADS:
         print_workload(seen, table, workload, names)
     print_costs(seen, table, names)
@@ -191,10 +205,15 @@ def print_report(seen, names):
 
 def main(options, names):
     """The exit code: a missed goal is no failure, a peer that broke while it was measured is one."""
+    if options.report:
+        with open(options.report) as file:
+            seen = json.load(file)
+        return 0 if print_report(seen, list(seen["peers"])) else 1
     seen, code = run_in_guest(options, names)
     if seen is None:
         return code or 1
-    seen["icount"] = options.icount
+    revision = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    seen |= {"icount": options.icount, "command": " ".join(sys.argv), "revision": revision.stdout.strip() or "unknown"}
     if options.json:
         with open(options.json, "w") as file:
             json.dump(seen, file, indent=1)
