@@ -90,7 +90,7 @@ ExportTable::Plan ExportTable::PlanFor(const std::vector<ExportSpec>& wanted) co
     const auto it = entries_.find(spec.name);
     if (it == entries_.end()) {
       plan.add.push_back(spec);
-    } else if (it->second.spec != spec) {
+    } else if (it->second.spec != spec || !it->second.exported->backend->CheckPlace().ok()) {
       const rnbd::Export& exported = *it->second.exported;
       if (exported.reader_count + exported.writer_count == 0) {
         plan.replace.push_back(spec);

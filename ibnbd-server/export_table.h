@@ -34,7 +34,7 @@ class ExportTable final : public rnbd::ExportProvider {
   struct Plan {
     std::vector<ExportSpec> add;
     std::vector<std::string> remove;
-    std::vector<ExportSpec> replace;  // Changed and not in use.
+    std::vector<ExportSpec> replace;  // Changed, or another file by now, and not in use.
     std::vector<std::string> busy;    // Changed but in use: they stay as they are.
   };
   [[nodiscard]] Plan PlanFor(const std::vector<ExportSpec>& wanted) const;

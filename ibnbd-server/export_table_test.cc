@@ -78,6 +78,20 @@ TEST_F(ExportTableTest, PlansAdditionsRemovalsAndChanges) {
   (*table.Find("", "used"))->writer_count = 0;
 }
 
+TEST_F(ExportTableTest, AFileThatWasReplacedIsExchangedUnlessItIsInUse) {
+  ExportTable table;
+  const std::string path = dir_.MakeFile("v.img", 1 << 20);
+  const ExportSpec spec = Spec("v", path);
+  Add(table, spec);
+  EXPECT_THAT(table.PlanFor({spec}).replace, IsEmpty());
+  ASSERT_EQ(rename(path.c_str(), (path + ".old").c_str()), 0);
+  (void)dir_.MakeFile("v.img", 1 << 20);
+  EXPECT_EQ(table.PlanFor({spec}).replace.size(), 1u);
+  (*table.Find("", "v"))->reader_count = 1;
+  EXPECT_THAT(table.PlanFor({spec}).replace, IsEmpty());
+  EXPECT_THAT(table.PlanFor({spec}).busy, ElementsAre("v"));
+}
+
 TEST_F(ExportTableTest, TheSamePlanAgainIsEmpty) {
   ExportTable table;
   Add(table, Spec("a"));

@@ -153,8 +153,8 @@ bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals
       LOG_INFO("stopping: finishing executing IOs, at most ",
                options.stop_timeout_ns / kNsPerSecond, " s; once more to stop at once");
       NotifyStopping();
-      succession.sockets.Close(!succession.successor.valid());
       process.StartStop(options.stop_timeout_ns, [&signals] { signals.Wake(); });
+      succession.sockets.Close(!succession.successor.valid());
     } else if (signal == SignalWaiter::kWoken) {
       return true;
     } else if (stopping) {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -21,6 +23,9 @@ namespace {
 
 constexpr std::int64_t kLockWaitNs = 5 * kNsPerSecond;
 constexpr std::uint32_t kThreadsDefaultMax = 4;
+// The kernel takes a killed process's rings down after the process, and its sockets with them.
+constexpr std::int64_t kAddressWaitNs = 2 * kNsPerSecond;
+constexpr std::int64_t kAddressPauseNs = 20 * kNsPerMs;
 constexpr std::uint64_t kChunkHeaderSize = 4096;  // rnbd::ServerOptions::io_size_max.
 
 absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenDecorated(const std::string& scheme,
@@ -95,7 +100,13 @@ absl::Status ServerProcess::Listen(const std::string& text) {
   absl::StatusOr<SocketAddress> address = ResolveAddress(uri.host, uri.port);
   if (!address.ok()) return Annotate(address.status(), where);
   absl::StatusOr<SocketAddress> bound;
-  threads_->RunOn(0, [&] { bound = (*network)->server->Listen(*address); });
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + kAddressWaitNs;
+  while (true) {
+    threads_->RunOn(0, [&] { bound = (*network)->server->Listen(*address); });
+    if (ErrnoFromStatus(bound.status()) != -EADDRINUSE) break;
+    if (MonotonicClock().NowNs() >= deadline_ns) break;
+    std::this_thread::sleep_for(std::chrono::nanoseconds(kAddressPauseNs));
+  }
   if (!bound.ok()) return Annotate(bound.status(), where);
   if (addresses_.empty()) first_port_ = bound->port;
   uri.port = bound->port;

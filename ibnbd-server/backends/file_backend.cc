@@ -33,7 +33,9 @@ absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenFileBackend(const std::string
     const int fd = open(path.c_str(), flags);
     return fd >= 0 ? fd : -errno;
   };
-  absl::StatusOr<std::unique_ptr<Volume>> volume = Volume::Open(path, opener, options);
+  VolumeOptions with_path = options;
+  with_path.path_is_real = true;
+  absl::StatusOr<std::unique_ptr<Volume>> volume = Volume::Open(path, opener, with_path);
   if (!volume.ok()) return volume.status();
   return std::make_unique<FileBackend>(*std::move(volume));
 }

@@ -19,6 +19,7 @@ class FileBackend final : public rnbd::Backend {
   [[nodiscard]] const rnbd::Geometry& geometry() const override { return volume_->geometry(); }
   [[nodiscard]] std::string Describe() const override;
   void RefreshSize() override { volume_->RefreshSize(); }
+  [[nodiscard]] absl::Status CheckPlace() const override { return volume_->CheckPlace(); }
   absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> CreateQueue(
       Reactor& reactor, std::uint32_t io_count_max) override;
   [[nodiscard]] const Volume& volume() const { return *volume_; }

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 
 #include <algorithm>
@@ -306,6 +307,30 @@ absl::StatusOr<std::uint64_t> Volume::SizeNow() const {
   struct stat st {};
   if (fstat(fd_.get(), &st) != 0) return ErrnoStatus(errno, "stat");
   return static_cast<std::uint64_t>(st.st_size);
+}
+
+absl::Status Volume::CheckPlace() const {
+  if (!options_.path_is_real) return absl::OkStatus();
+  struct statx stx {};
+  if (statx(AT_FDCWD, path_.c_str(), 0, STATX_BASIC_STATS, &stx) != 0) {
+    if (errno != ENOENT && errno != ENOTDIR) return absl::OkStatus();  // It cannot be told.
+    return ErrnoStatus(ESTALE, absl::StrCat(path_,
+                                            " was removed or moved away; what clients have "
+                                            "open is served until this server ends"));
+  }
+  const auto number = [](std::uint32_t major, std::uint32_t minor) {
+    return (std::uint64_t{major} << 32) | minor;
+  };
+  const bool same =
+      is_block_device_
+          ? S_ISBLK(stx.stx_mode) && makedev(stx.stx_rdev_major, stx.stx_rdev_minor) == device_
+          : S_ISREG(stx.stx_mode) && stx.stx_ino == inode_ &&
+                number(stx.stx_dev_major, stx.stx_dev_minor) == device_;
+  if (same) return absl::OkStatus();
+  return ErrnoStatus(ESTALE, absl::StrCat(path_,
+                                          " was replaced by another file; what clients have "
+                                          "open is served from the old one until this server "
+                                          "ends"));
 }
 
 void Volume::RefreshSize() {

@@ -31,6 +31,8 @@ struct VolumeOptions {
   bool buffered = false;
   std::uint32_t block_size = 0;  // 0: the smallest the volume can do.
   std::int64_t lock_wait_ns = 5 * kNsPerSecond;
+  // The path given to Volume::Open() is one that stat(2) can follow.
+  bool path_is_real = false;
 };
 
 // How a range is given back or zeroed; tried in the order of the lists in volume.cc, from the best
@@ -63,6 +65,9 @@ class Volume {
 
   // Takes the size again, if it has grown; of a file that was ever shrunk, never.  Control thread.
   void RefreshSize();
+
+  // As rnbd::Backend has it.
+  [[nodiscard]] absl::Status CheckPlace() const;
 
   // --- Any thread, from here on. ---
   // How much of the file is still what was opened.  Somebody may shrink the file; what was cut off

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <thread>
 
+#include "base/status_macros.h"
 #include "ibnbd-server/backends/file_backend.h"
 #include "tests/support/backend_fixture.h"
 
@@ -200,6 +201,23 @@ TEST_F(VolumeTest, AFileThatWasShrunkDoesNotGrowAgain) {
   EXPECT_EQ((*backend)->geometry().size_bytes, 1u << 20);
   const auto& file = dynamic_cast<const FileBackend&>(**backend);
   EXPECT_EQ(file.volume().intact_bytes(), 4096u);
+}
+
+TEST_F(VolumeTest, AFileThatIsReplacedOrMovedIsNoticed) {
+  const std::string path = dir_.MakeFile("a.img", 1 << 20);
+  const auto backend = Open(path);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_TRUE((*backend)->CheckPlace().ok());
+  ASSERT_EQ(truncate(path.c_str(), 2 << 20), 0);  // Still the same file.
+  EXPECT_TRUE((*backend)->CheckPlace().ok());
+  const std::string aside = path + ".old";
+  ASSERT_EQ(rename(path.c_str(), aside.c_str()), 0);
+  EXPECT_EQ(ErrnoFromStatus((*backend)->CheckPlace()), -ESTALE);
+  (void)dir_.MakeFile("a.img", 1 << 20);
+  EXPECT_EQ(ErrnoFromStatus((*backend)->CheckPlace()), -ESTALE);
+  EXPECT_THAT(std::string((*backend)->CheckPlace().message()), testing::HasSubstr("replaced"));
+  ASSERT_EQ(rename(aside.c_str(), path.c_str()), 0);
+  EXPECT_TRUE((*backend)->CheckPlace().ok());
 }
 
 TEST_F(VolumeTest, ABlockSizeAskedForIsTheGeometrys) {

@@ -84,6 +84,9 @@ class Backend {
   // Looks whether the volume has grown; geometry().size_bytes says so from then on.  It never
   // shrinks.  Control thread, as all readers of geometry().size_bytes must be.
   virtual void RefreshSize() {}
+  // ESTALE: what we serve is no longer what the name of the volume leads to; it was replaced or
+  // removed, and what is written now will be gone with us.  Control thread.
+  [[nodiscard]] virtual absl::Status CheckPlace() const { return absl::OkStatus(); }
   // `io_count_max`: how many IOs may be outstanding on the queue at once.  On the reactor's thread.
   virtual absl::StatusOr<std::unique_ptr<BackendQueue>> CreateQueue(Reactor& reactor,
                                                                     std::uint32_t io_count_max) = 0;

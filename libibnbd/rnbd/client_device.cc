@@ -40,6 +40,10 @@ std::uint32_t BytesMax(std::uint32_t sectors, std::uint32_t block) {
 // The wire has room for a number only; what it means most often is worth saying.
 absl::Status OpenRefusal(const std::string& name, AccessMode mode, int error) {
   const absl::Status status = ErrnoStatus(error, absl::StrCat("open ", name));
+  if (error == -ESTALE) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "open ", name, ": it was replaced, moved or removed under the running server"));
+  }
   if (error != -EPERM || mode == AccessMode::kReadOnly) return status;
   return absl::PermissionDeniedError(absl::StrCat(
       status.message(), " (for writing: another client writes it, or it may not be written)"));

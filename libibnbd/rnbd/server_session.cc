@@ -166,6 +166,15 @@ void ServerSession::ForgetRevoked(const std::string& name) {
   }
 }
 
+// Nobody is given, and nobody comes back to, what only we still see: whoever comes in now would
+// write what is lost when we end.  Those who have it open go on, and are told when they ask.
+int ServerSession::CheckPlace(const Export& exported) {
+  const absl::Status status = exported.backend->CheckPlace();
+  if (status.ok()) return 0;
+  LogClient(absl::StrCat("open ", exported.name, ": ", status.message()));
+  return ErrnoFromStatus(status);
+}
+
 int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request) {
   if (devices_.size() >= context_.options->devices_per_session_max) return -EMFILE;
   auto found = context_.provider->Find(name_, name);
@@ -173,7 +182,8 @@ int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, Io
     LogClient(absl::StrCat("open ", name, ": ", found.status().message()));
     return ErrnoFromStatus(found.status());
   }
-  const int error = TakeAccess(**found, mode);
+  int error = CheckPlace(**found);
+  if (error == 0) error = TakeAccess(**found, mode);
   if (error != 0) return error;
   (*found)->backend->RefreshSize();
   const std::uint32_t id = NewId();
@@ -208,6 +218,7 @@ void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
 int ServerSession::Reopen(Devices::iterator found, proto::AccessMode mode, IoRequest& request) {
   Device& device = found->second;
   if (device.state != Device::State::kOpen) return -EBUSY;
+  if (const int error = CheckPlace(*device.exported); error != 0) return error;
   device.exported->backend->RefreshSize();
   const bool grown = device.size_bytes != device.exported->backend->geometry().size_bytes;
   const bool upgraded = IsWriter(mode) && !IsWriter(device.mode);

@@ -81,6 +81,7 @@ class ServerSession final : public ControlMessageHandler,
   int OnList(IoRequest& request);
   int OnFencePath(IoRequest& request, rtrs::PathFencer& fencer);
   int Reopen(Devices::iterator device, proto::AccessMode mode, IoRequest& request);
+  int CheckPlace(const Export& exported);
   int StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request);
   void OnExportReady(std::uint32_t id, IoRequest& request, absl::StatusOr<OpenExport*> open);
   void FinishOpen(std::uint32_t id, IoRequest& request);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/status_macros.h"
 #include "fabric/sim/marks.h"
 #include "rnbd/server_fixture.h"
 #include "tests/support/raw_client.h"
@@ -145,6 +146,25 @@ TEST_F(ServerTest, OpeningAVolumeAgainThatHasGrownTellsItsSizeToEveryLane) {
   EXPECT_EQ(opened.nsectors.get(), 2 * sectors);
   EXPECT_EQ(Write(client, 1, 3, last), 0);
   EXPECT_EQ(server.exports.at("vol0").writer_count, 1u);
+}
+
+TEST_F(ServerTest, AVolumeThatWasReplacedIsGivenToNobodyAndThoseWhoHaveItAreToldWhenTheyAsk) {
+  RawClient& before = AddClient(1);
+  ASSERT_TRUE(before.Open(2, "a"));
+  proto::OpenRsp opened;
+  ASSERT_EQ(before.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+  const std::uint32_t id = opened.device_id.get();
+  vol0->place = ErrnoStatus(ESTALE, "replaced");
+  EXPECT_EQ(before.OpenDevice("vol0", AccessMode::kReadWrite, &opened), -ESTALE);
+  EXPECT_EQ(Write(before, 1, 3, MakeIo(proto::IoOp::kWrite, id, 0, 512)), 0);
+  before.Disconnect();
+  world.RunFor(kNsPerSecond);
+  RawClient& after = AddClient(2);
+  ASSERT_TRUE(after.Open(2, "a"));
+  EXPECT_EQ(after.OpenDevice("vol0", AccessMode::kReadWrite, &opened), -ESTALE);
+  EXPECT_EQ(server.exports.at("vol0").writer_count, 0u);
+  vol0->place = absl::OkStatus();  // It was put back.
+  EXPECT_EQ(after.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
 }
 
 TEST_F(ServerTest, WritesOnAReadOnlyDeviceAreRefusedByTheServer) {

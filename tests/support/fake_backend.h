@@ -47,6 +47,10 @@ class FakeBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<BackendQueue>> CreateQueue(Reactor& reactor,
                                                             std::uint32_t io_count_max) override;
 
+  // What CheckPlace() says.
+  absl::Status place;
+  [[nodiscard]] absl::Status CheckPlace() const override { return place; }
+
   // From now on IOs wait; Release() lets them take their course.
   void HoldIos() { holding_ = true; }
   void Release() {
