@@ -14,6 +14,7 @@
 #include "ibnbd-client/daemon/protocol.h"
 #include "ibnbd-client/mapping/rnbd_words.h"
 #include "ibnbd-client/text.h"
+#include "nbd-bridge/loss_policy.h"
 
 namespace ibnbd::client {
 namespace {
@@ -93,9 +94,7 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   map.kind = options.kind == "nbd" ? DeviceKind::kNbd : DeviceKind::kUblk;
   if (options.read_only) map.access = IBNBD_READ_ONLY;
   if (options.migration) map.access = IBNBD_MIGRATION;
-  if (options.fail_after_s >= 0) {
-    map.fail_after_ms = static_cast<std::int64_t>(options.fail_after_s * 1000);
-  }
+  ASSIGN_OR_RETURN(map.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
   map.queue_depth = options.queue_depth;
   map.index = options.index;
   map.timeout_ms = TimeoutMs(options);
@@ -116,6 +115,38 @@ absl::Status AskAbout(const DeviceCommandOptions& options, Command command) {
   request.device = options.device;
   request.force = options.force;
   return PrintNode(options, Ask(options, request));
+}
+
+absl::Status RunSet(const DeviceCommandOptions& options) {
+  ControlRequest request;
+  request.command = Command::kSet;
+  request.device = options.device;
+  ASSIGN_OR_RETURN(request.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
+  return PrintNode(options, Ask(options, request));
+}
+
+absl::Status PrintIos(const DeviceCommandOptions& options) {
+  ControlRequest request;
+  request.command = Command::kIos;
+  request.device = options.device;
+  ASSIGN_OR_RETURN(const Json answer, Ask(options, request));
+  const auto ios = answer.find("ios");
+  if (ios == answer.end() || !ios->is_array()) {
+    return absl::InternalError("the daemon's answer: no IOs in it");
+  }
+  if (options.json) {
+    PrintJson(answer);
+    return absl::OkStatus();
+  }
+  std::printf("%-12s %16s %10s %6s %12s  %s\n", "OP", "OFFSET", "LENGTH", "QUEUE", "WAITED MS",
+              "WAITS FOR");
+  for (const Json& io : *ios) {
+    std::printf("%-12s %16s %10s %6s %12s  %s\n", Member(io, "op").c_str(),
+                Member(io, "offset").c_str(), Member(io, "length").c_str(),
+                Member(io, "queue").c_str(), Member(io, "waited_ms").c_str(),
+                Member(io, "waits_for").c_str());
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Json> AskForList(const DeviceCommandOptions& options) {
@@ -172,6 +203,13 @@ void AddCommon(CLI::App& command, DeviceCommandOptions& options) {
   command.add_flag("--json", options.json, "Print JSON");
 }
 
+CLI::Option* AddOnLoss(CLI::App& command, DeviceCommandOptions& options) {
+  return command
+      .add_option("--on-loss", options.on_loss,
+                  "When the server is lost: hold, or fail-after=TIME (500ms, 30s, 2m)")
+      ->type_name("POLICY");
+}
+
 void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
   map.add_option("volume", options.volume,
                  "tcp://HOST[:PORT]/EXPORT, rdma://..., or as for the kernel's map_device: "
@@ -187,9 +225,7 @@ void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
       ->excludes(read_only);
   map.add_flag("--foreground", options.foreground,
                "No daemon: stay, and unmap at SIGTERM or SIGINT");
-  map.add_option("--fail-after", options.fail_after_s,
-                 "Seconds without the server until IO fails (default: waits for ever)")
-      ->check(CLI::Range(0.0, 2'000'000.0));
+  AddOnLoss(map, options);
   map.add_option("--queue-depth", options.queue_depth, "IOs at once, per queue")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
@@ -236,6 +272,7 @@ absl::Status RunMappedList(const DeviceCommandOptions& options) {
 }
 
 absl::Status RunMappedShow(const DeviceCommandOptions& options) {
+  if (options.ios) return PrintIos(options);
   ControlRequest request;
   request.command = Command::kShow;
   request.device = options.device;
@@ -267,14 +304,16 @@ void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
   CLI::App* unmap = app.add_subcommand("unmap", "Take such a block device away");
   CLI::App* remap = app.add_subcommand("remap", "Take it away and make it again");
   CLI::App* resize = app.add_subcommand("resize", "Adopt the size that the server has now");
-  for (CLI::App* command : {unmap, remap, resize}) AddCommon(*command, options);
+  CLI::App* set =
+      app.add_subcommand("set", "Change what happens to its IO when the server is lost");
+  for (CLI::App* command : {unmap, remap, resize, set}) AddCommon(*command, options);
   const char* what = "/dev/ublkbN, /dev/nbdN, a link to it, or the volume's URI";
   CLI::Option* one = unmap->add_option("device", options.device, what);
   unmap->add_flag("--all", options.all, "All of them")->excludes(one);
   for (CLI::App* command : {unmap, remap}) {
     command->add_flag("--force", options.force, "Even if it is in use; its IO fails then");
   }
-  for (CLI::App* command : {remap, resize}) {
+  for (CLI::App* command : {remap, resize, set}) {
     command->add_option("device", options.device, what)->required();
   }
   unmap->callback([&options, &run] {
@@ -285,6 +324,8 @@ void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
       [&options, &run] { run = [&options] { return AskAbout(options, Command::kRemap); }; });
   resize->callback(
       [&options, &run] { run = [&options] { return AskAbout(options, Command::kResize); }; });
+  AddOnLoss(*set, options)->required();
+  set->callback([&options, &run] { run = [&options] { return RunSet(options); }; });
   CLI::App* daemon = app.add_subcommand("daemon", "Hold the sessions and devices of this host");
   AddDaemonOptions(*daemon, options.daemon);
   daemon->callback([&options, &run] { run = [&options] { return Serve(options); }; });

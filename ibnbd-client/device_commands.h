@@ -21,12 +21,13 @@ struct DeviceCommandOptions {
   std::string device;  // A node, a link to it, or a URI.
   bool force = false;
   bool all = false;  // unmap
+  bool ios = false;  // show
 
   // map
   std::vector<std::string> volume;  // A URI, or the words of the kernel's map_device.
   std::string kind = "ublk";
   bool read_only = false, migration = false, foreground = false;
-  double fail_after_s = -1;
+  std::string on_loss = "hold";  // Also set.
   std::uint32_t queue_depth = 128;
   int index = -1;
 };

@@ -95,6 +95,9 @@ void AddServerCommands(CLI::App& app, ServerCommandOptions& options, DeviceComma
   }
   list_command->add_option("uri", uri, "tcp://HOST[:PORT]; without: what is mapped on this host");
   show_command->add_option("uri", uri, "tcp://HOST[:PORT]/EXPORT, or /dev/ublkbN")->required();
+  show_command->add_flag(
+      "--ios", devices.ios,
+      "Of a mapped device: what is outstanding, since when, and what it waits for");
   ping_command->add_option("uri", uri, "tcp://HOST[:PORT]")->required();
   ping_command->add_option("-c,--count", ping.count, "How many")
       ->check(CLI::Range(1, 1'000'000))

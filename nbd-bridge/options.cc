@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "nbd-bridge/loss_policy.h"
 
 namespace ibnbd::bridge {
 namespace {
@@ -173,27 +174,6 @@ absl::StatusOr<VolumeSpec> ParseVolume(const std::string& text) {
         absl::StrCat("volume ", text, ": the name is longer than ", proto::kNbdNameMax));
   }
   return spec;
-}
-
-absl::StatusOr<std::int64_t> ParseLossPolicy(const std::string& text) {
-  const auto error = [&] {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--on-loss ", text, ": say hold, or fail-after=TIME, as in fail-after=30s"));
-  };
-  if (text == "hold") return -1;
-  absl::string_view rest = text;
-  if (!absl::ConsumePrefix(&rest, "fail-after=")) return error();
-  std::int64_t unit_ms = 1000;
-  if (absl::ConsumeSuffix(&rest, "ms")) {
-    unit_ms = 1;
-  } else if (absl::ConsumeSuffix(&rest, "m")) {
-    unit_ms = 60'000;
-  } else {
-    (void)absl::ConsumeSuffix(&rest, "s");  // Seconds also without a unit.
-  }
-  std::int64_t value = 0;
-  if (!absl::SimpleAtoi(rest, &value) || value < 0 || value > 1'000'000'000) return error();
-  return value * unit_ms;
 }
 
 absl::StatusOr<std::uint64_t> ParseSize(const std::string& text) {

@@ -20,8 +20,6 @@ absl::StatusOr<ProgramOptions> ParseProgramOptions(int argc, char** argv);
 
 // "tcp://host/vol" or "name=tcp://host/vol".
 absl::StatusOr<VolumeSpec> ParseVolume(const std::string& text);
-// "hold": -1; "fail-after=30s", "fail-after=500ms", "fail-after=2m": milliseconds.
-absl::StatusOr<std::int64_t> ParseLossPolicy(const std::string& text);
 // "4K", "32M", "1G", "512".
 absl::StatusOr<std::uint64_t> ParseSize(const std::string& text);
 

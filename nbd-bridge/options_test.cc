@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "nbd-bridge/loss_policy.h"
+
 namespace ibnbd::bridge {
 namespace {
 
@@ -65,6 +67,9 @@ TEST(OptionsTest, TheLossPolicyIsHoldOrATime) {
   EXPECT_EQ(*ParseLossPolicy("fail-after=30s"), 30'000);
   EXPECT_EQ(*ParseLossPolicy("fail-after=500ms"), 500);
   EXPECT_EQ(*ParseLossPolicy("fail-after=2m"), 120'000);
+  for (const char* text : {"hold", "fail-after=0s", "fail-after=30s", "fail-after=1500ms"}) {
+    EXPECT_EQ(LossPolicyText(*ParseLossPolicy(text)), text);
+  }
   for (const char* text : {"", "fail", "fail-after=", "fail-after=-1", "fail-after=1h", "held"}) {
     EXPECT_FALSE(ParseLossPolicy(text).ok()) << text;
   }

@@ -101,6 +101,15 @@ absl::StatusOr<Json> ControlServer::Run(const ControlRequest& request) {
       return with_device(table_.Remap(request.device, request.timeout_ms, request.force));
     case Command::kResize:
       return with_device(table_.Refresh(request.device, request.timeout_ms));
+    case Command::kSet:
+      return with_device(
+          table_.SetFailAfter(request.device, request.fail_after_ms, request.timeout_ms));
+    case Command::kIos: {
+      ASSIGN_OR_RETURN(const auto ios, table_.ListIos(request.device, request.timeout_ms));
+      Json list = Json::array();
+      for (const ibnbd_io_info& io : ios) list.push_back(ToJson(io));
+      return Json{{"ios", list}};
+    }
     case Command::kShow:
       return with_device(table_.Show(request.device));
     case Command::kList:

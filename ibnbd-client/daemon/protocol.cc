@@ -10,21 +10,36 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/text.h"
+#include "nbd-bridge/loss_policy.h"
 
 namespace ibnbd::client {
 namespace {
 
-constexpr std::array<std::pair<Command, const char*>, 6> kCommands{{{Command::kMap, "map"},
+constexpr std::array<std::pair<Command, const char*>, 8> kCommands{{{Command::kMap, "map"},
                                                                     {Command::kUnmap, "unmap"},
                                                                     {Command::kRemap, "remap"},
                                                                     {Command::kResize, "resize"},
+                                                                    {Command::kSet, "set"},
                                                                     {Command::kShow, "show"},
+                                                                    {Command::kIos, "ios"},
                                                                     {Command::kList, "list"}}};
 constexpr std::array<std::pair<ibnbd_access, const char*>, 3> kAccesses{
     {{IBNBD_READ_ONLY, "ro"}, {IBNBD_READ_WRITE, "rw"}, {IBNBD_MIGRATION, "migration"}}};
 constexpr std::array<std::pair<DeviceKind, const char*>, 2> kKinds{
     {{DeviceKind::kUblk, "ublk"}, {DeviceKind::kNbd, "nbd"}}};
+constexpr std::array<std::pair<std::uint32_t, const char*>, 6> kOps{
+    {{IBNBD_OP_READ, "read"},
+     {IBNBD_OP_WRITE, "write"},
+     {IBNBD_OP_FLUSH, "flush"},
+     {IBNBD_OP_DISCARD, "discard"},
+     {IBNBD_OP_SECURE_ERASE, "secure-erase"},
+     {IBNBD_OP_WRITE_ZEROES, "write-zeroes"}}};
+constexpr std::array<std::pair<std::uint32_t, const char*>, 3> kWaits{
+    {{IBNBD_WAITS_FOR_ANSWER, "answer"},
+     {IBNBD_WAITS_FOR_TURN, "turn"},
+     {IBNBD_WAITS_FOR_SERVER, "server"}}};
 constexpr std::uint32_t kTimeoutMsMax = 24 * 3600 * 1000;
+constexpr std::int64_t kFailAfterMsMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint32_t kQueueDepthMax = 4096;
 constexpr std::uint32_t kIndexMax = 1u << 20;
 
@@ -121,8 +136,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
   map.session_name = fields.Text("session_name");
   map.kind = fields.Choice("as", kKinds, DeviceKind::kUblk);
   map.access = fields.Choice("access", kAccesses, IBNBD_READ_WRITE);
-  map.fail_after_ms =
-      fields.Number("fail_after_ms", -1, -1, std::numeric_limits<std::int32_t>::max());
+  map.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
   map.queue_depth =
       static_cast<std::uint32_t>(fields.Number("queue_depth", 128, 1, kQueueDepthMax));
   map.index = static_cast<int>(fields.Number("index", -1, -1, kIndexMax));
@@ -177,6 +191,10 @@ absl::StatusOr<ControlRequest> ParseRequest(const std::string& line) {
   } else if (request.command != Command::kList) {
     request.device = fields.Text("device", true);
   }
+  if (request.command == Command::kSet) {
+    if (!object.contains("fail_after_ms")) fields.Fault("fail_after_ms", "is missing");
+    request.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
+  }
   RETURN_IF_ERROR(fields.status());
   return request;
 }
@@ -188,6 +206,7 @@ std::string FormatRequest(const ControlRequest& request) {
   } else if (request.command != Command::kList) {
     json["device"] = request.device;
     json["force"] = request.force;
+    if (request.command == Command::kSet) json["fail_after_ms"] = request.fail_after_ms;
   }
   return Dump(json) + "\n";
 }
@@ -198,6 +217,7 @@ Json ToJson(const DeviceReport& report) {
   Put(map, &json);
   json["link"] = "/dev/" + LinkNameOf(map.uri);
   json["volume_id"] = map.volume_id == 0 ? Json(nullptr) : Json(VolumeIdText(map.volume_id));
+  json["on_loss"] = bridge::LossPolicyText(map.fail_after_ms);
   json["state"] = StateText(report);
   const std::string reason = report.problem.empty() ? report.info.state_reason : report.problem;
   json["state_reason"] = reason.empty() ? Json(nullptr) : Json(reason);
@@ -220,6 +240,15 @@ Json ToJson(const DeviceReport& report) {
                      {"reconnects", report.session.reconnects},
                      {"heartbeat_rtt_ns", report.session.heartbeat_rtt_ns}};
   return json;
+}
+
+Json ToJson(const ibnbd_io_info& io) {
+  return {{"op", NameIn(kOps, io.op)},
+          {"offset", io.offset},
+          {"length", io.length},
+          {"queue", io.queue},
+          {"waited_ms", io.waited_ns / 1'000'000},
+          {"waits_for", NameIn(kWaits, io.waits_for)}};
 }
 
 std::string ErrorAnswer(const absl::Status& status) {

@@ -23,12 +23,13 @@ using Json = nlohmann::ordered_json;
 inline constexpr std::size_t kRequestSizeMax = 16 * 1024;
 inline constexpr std::size_t kAnswerSizeMax = 16u << 20;
 
-enum class Command { kMap, kUnmap, kRemap, kResize, kShow, kList };
+enum class Command { kMap, kUnmap, kRemap, kResize, kSet, kShow, kIos, kList };
 
 struct ControlRequest {
   Command command = Command::kList;
-  MapRequest map;      // kMap.
-  std::string device;  // kUnmap, kRemap, kResize, kShow: a node, a link to it, or a URI.
+  MapRequest map;                   // kMap.
+  std::string device;               // All but kMap and kList: a node, a link to it, or a URI.
+  std::int64_t fail_after_ms = -1;  // kSet: the loss policy.
   bool force = false;
   std::uint32_t timeout_ms = 30'000;
 };
@@ -37,6 +38,7 @@ absl::StatusOr<ControlRequest> ParseRequest(const std::string& line);
 std::string FormatRequest(const ControlRequest& request);
 
 Json ToJson(const DeviceReport& report);
+Json ToJson(const ibnbd_io_info& io);
 std::string ErrorAnswer(const absl::Status& status);
 // The object of an answer, or the error it tells.
 absl::StatusOr<Json> ParseAnswer(const std::string& line);

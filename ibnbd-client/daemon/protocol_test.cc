@@ -63,6 +63,34 @@ TEST(ControlProtocol, RequestsAboutADeviceAreReadAsTheyWereWritten) {
   }
 }
 
+TEST(ControlProtocol, ALossPolicyIsReadAsItWasWrittenAndNeverLeftOut) {
+  for (const std::int64_t ms : {-1, 0, 1500}) {
+    ControlRequest request;
+    request.command = Command::kSet;
+    request.device = "/dev/nbd0";
+    request.fail_after_ms = ms;
+    const auto read = ParseRequest(FormatRequest(request));
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->fail_after_ms, ms);
+  }
+  EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x"})"), "\"fail_after_ms\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x", "fail_after_ms": -2})"),
+            "\"fail_after_ms\" is out of range");
+}
+
+TEST(ControlProtocol, AnOutstandingIoIsShownInWords) {
+  ibnbd_io_info io = {};
+  io.op = IBNBD_OP_WRITE_ZEROES;
+  io.offset = 4096;
+  io.length = 512;
+  io.queue = 2;
+  io.waited_ns = 1'500'000'000;
+  io.waits_for = IBNBD_WAITS_FOR_SERVER;
+  EXPECT_EQ(ToJson(io).dump(),
+            "{\"op\":\"write-zeroes\",\"offset\":4096,\"length\":512,\"queue\":2,"
+            "\"waited_ms\":1500,\"waits_for\":\"server\"}");
+}
+
 TEST(ControlProtocol, ARequestIsOneLine) {
   ControlRequest request;
   request.command = Command::kShow;

@@ -186,6 +186,37 @@ absl::StatusOr<DeviceReport> DeviceTable::Refresh(const std::string& selector,
   return ReportOf(*slot);
 }
 
+absl::StatusOr<DeviceReport> DeviceTable::SetFailAfter(const std::string& selector,
+                                                       std::int64_t fail_after_ms,
+                                                       std::uint32_t timeout_ms) {
+  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  const absl::Status status =
+      slot->volume == nullptr ? absl::OkStatus() : slot->volume->SetFailAfter(fail_after_ms);
+  {
+    absl::MutexLock lock(&mutex_);
+    slot->busy = false;
+    if (!status.ok()) return status;
+    slot->record.request.fail_after_ms = fail_after_ms;
+  }
+  RETURN_IF_ERROR(Save());  // Or the next process would go by the old one.
+  absl::MutexLock lock(&mutex_);
+  return ReportOf(*slot);
+}
+
+absl::StatusOr<std::vector<ibnbd_io_info>> DeviceTable::ListIos(const std::string& selector,
+                                                                std::uint32_t timeout_ms) {
+  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  absl::StatusOr<std::vector<ibnbd_io_info>> ios = slot->volume == nullptr
+                                                       ? absl::UnavailableError(slot->problem)
+                                                       : slot->volume->ListIos(timeout_ms);
+  Unclaim(slot);
+  if (!ios.ok()) return ios.status();
+  std::stable_sort(ios->begin(), ios->end(), [](const ibnbd_io_info& a, const ibnbd_io_info& b) {
+    return a.waited_ns > b.waited_ns;
+  });
+  return ios;
+}
+
 DeviceReport DeviceTable::ReportOf(const Slot& slot) const {
   DeviceReport report;
   report.record = slot.record;

@@ -58,6 +58,13 @@ class DeviceTable {
                                      bool force);
   // The size that the server has now.
   absl::StatusOr<DeviceReport> Refresh(const std::string& selector, std::uint32_t timeout_ms);
+  // The loss policy: -1, or after how long without the server IOs fail; from now on, and for the
+  // next process.
+  absl::StatusOr<DeviceReport> SetFailAfter(const std::string& selector, std::int64_t fail_after_ms,
+                                            std::uint32_t timeout_ms);
+  // What is outstanding, the oldest first.
+  absl::StatusOr<std::vector<ibnbd_io_info>> ListIos(const std::string& selector,
+                                                     std::uint32_t timeout_ms);
   absl::StatusOr<DeviceReport> Show(const std::string& selector);
   std::vector<DeviceReport> List();
 

@@ -113,6 +113,24 @@ absl::Status MappedVolume::Unmap(std::uint32_t timeout_ms) {
   return absl::OkStatus();
 }
 
+absl::Status MappedVolume::SetFailAfter(std::int64_t fail_after_ms) {
+  const int error = ibnbd_device_set_fail_after(device_, fail_after_ms);
+  return error == 0 ? absl::OkStatus() : ApiStatus(error);
+}
+
+absl::StatusOr<std::vector<ibnbd_io_info>> MappedVolume::ListIos(std::uint32_t timeout_ms) const {
+  std::vector<ibnbd_io_info> ios;
+  const int error = ibnbd_device_list_ios(
+      device_, timeout_ms,
+      [](void* opaque, const struct ibnbd_io_info* info) {
+        static_cast<std::vector<ibnbd_io_info>*>(opaque)->push_back(*info);
+        return 0;
+      },
+      &ios);
+  if (error != 0) return ApiStatus(error);
+  return ios;
+}
+
 void MappedVolume::Close() {
   // What was outstanding came back from the kernel device's end, or was never there.
   if (device_ != nullptr && !device_closed_) ibnbd_device_close(device_, 1000);

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -61,6 +62,8 @@ class MappedVolume {
 
   // Asks the server for the volume's size and passes it on to the block device.
   absl::Status Refresh(std::uint32_t timeout_ms);
+  absl::Status SetFailAfter(std::int64_t fail_after_ms);
+  absl::StatusOr<std::vector<ibnbd_io_info>> ListIos(std::uint32_t timeout_ms) const;
   // Returns within `timeout_ms` plus a little, whatever the server does: IOs that it has not
   // answered by then fail.  On failure call it again; nothing else may be done with the volume.
   absl::Status Unmap(std::uint32_t timeout_ms);

@@ -82,6 +82,7 @@ both_kinds $count
 # Under load, whatever became of the server: in time, and nobody is stuck.
 sectors_written() { awk '{ print $7 }' "/sys/block/${node##*/}/stat"; }
 written() { [ "$(sectors_written)" -gt $(($1 + 100)) ]; }
+waits_for() { ibnbd-client show --ios "$node" | grep -q "$1\$"; }
 tc qdisc add dev veth0 root netem delay 0us
 for kind in ublk nbd; do
   for ill in alive stopped dead unreachable; do
@@ -96,6 +97,12 @@ for kind in ublk nbd; do
       dead) kill -KILL "$server_pid" ;;
       unreachable) tc qdisc change dev veth0 root netem loss 100% ;;
     esac
+    if [ $ill = dead ]; then
+      # What waits, and for what, can be seen; how long it waits can be changed.
+      wait_for 20 waits_for server || fail "$kind: no IO waits for the server: $(ibnbd-client show --ios "$node")"
+      ibnbd-client set --on-loss fail-after=10m "$node" >"$work/set.log" 2>&1 || fail "set: $(cat "$work/set.log")"
+      ibnbd-client show "$node" | grep -q 'on_loss *fail-after=600s' || fail "the loss policy is not the new one"
+    fi
     one_line "open in fio" ibnbd-client unmap "$node"
     start_s=$SECONDS
     timeout 60 ibnbd-client unmap "$node" --force --timeout 2 2>"$work/unmap.log" ||
