@@ -25,8 +25,7 @@ absl::Status BouncePool::Create(fabric::Fabric& fabric, std::size_t byte_count,
     Piece& piece = pieces_[i];
     piece.pool = this;
     piece.memory = arena_.bytes().data() + std::size_t{i} * kPieceSize;
-    piece.lkey = region_->lkey();
-    piece.rkey = region_->rkey();
+    piece.keys = &region_->keys();
     free_.PushBack(piece);
   }
   return absl::OkStatus();

@@ -26,8 +26,6 @@ int Register(const char* call, ibnbd_session& session, std::unique_ptr<ibnbd_buf
   buffer->region = *std::move(region);
   buffer->memory = memory.data();
   buffer->size = memory.size();
-  buffer->lkey = buffer->region->lkey();
-  buffer->rkey = buffer->region->rkey();
   *out = buffer.get();
   ibnbd::capi::RememberHandle(buffer.get());
   const std::lock_guard<std::mutex> lock(session.mutex);

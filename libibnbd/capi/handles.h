@@ -39,7 +39,6 @@ struct ibnbd_buffer {
   // Of the region, for the data path.
   std::byte* memory = nullptr;
   std::size_t size = 0;
-  std::uint32_t lkey = 0, rkey = 0;
 };
 
 struct ibnbd_device {

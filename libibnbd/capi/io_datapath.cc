@@ -163,8 +163,7 @@ UserIo::UserIo(ibnbd_io& its_io, ibnbd_queue& its_queue, ibnbd_device& its_devic
   length = io.length;
   if (io.buffer == nullptr) return;
   data = {static_cast<std::byte*>(io.data), io.length};
-  lkey = io.buffer->lkey;
-  rkey = io.buffer->rkey;
+  keys = &io.buffer->region->keys();
 }
 
 void UserIo::OnIoDone(int error) {

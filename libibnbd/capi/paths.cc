@@ -149,6 +149,9 @@ int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t we
   if (path == nullptr) return Fail(-EINVAL, "%s: the path is NULL", kCall);
   auto options = ibnbd::capi::ParsePath(path, session->port);
   if (!options.ok()) return Fail(kCall, options.status());
+  const ibnbd::SocketAddress* source = options->source ? &*options->source : nullptr;
+  const absl::Status peer = session->fabric->AddPeer(options->server, source);
+  if (!peer.ok()) return Fail(kCall, peer);
   options->weight = weight;
   auto added = CallControl<std::uint32_t>(*session, kLocalAnswerNs, [&](auto done) {
     done(session->client->session().AddPath(*options));

@@ -194,6 +194,9 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   ASSIGN_OR_RETURN(const SocketAddress server, ResolveAddress(uri.host, uri.port));
   ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> more_paths, ParsePaths(options.paths, uri.port));
   ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme, &server));
+  for (const rtrs::PathOptions& path : more_paths) {
+    RETURN_IF_ERROR(session->fabric->AddPeer(path.server, path.source ? &*path.source : nullptr));
+  }
   absl::Status status = Build(*session, options, server, std::move(more_paths));
   if (status.ok()) status = StartControlThread(*session);
   if (status.ok()) status = Connect(*session, options);

@@ -74,6 +74,7 @@ class Connection {  // A connected RC queue pair, or what behaves like one.
   virtual void Disconnect() = 0;                   // Idempotent.  kDisconnected follows.
   [[nodiscard]] virtual bool drained() const = 0;  // F10.
   [[nodiscard]] virtual const Limits& limits() const = 0;
+  [[nodiscard]] virtual std::uint32_t device() const { return 0; }  // Once it is established.
   // For people: "10.0.0.1:4711" and "10.0.0.2:1234".
   [[nodiscard]] virtual SocketAddress local_address() const = 0;
   [[nodiscard]] virtual SocketAddress peer_address() const = 0;
@@ -166,6 +167,13 @@ class Fabric {  // One per process and device.
   // In the common domain.
   virtual absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory,
                                                            Access access) = 0;
+  // It will connect to this peer, too, from `source` if that is not null: what is registered, and
+  // what will be, is so with the device that leads there.  Control plane; any thread.
+  virtual absl::Status AddPeer(const SocketAddress& peer, const SocketAddress* source) {
+    (void)peer;
+    (void)source;
+    return absl::OkStatus();
+  }
   // `reactor` is where the poller will live; its IO ring may be used.  Call on its thread or before
   // it runs.
   virtual absl::StatusOr<std::unique_ptr<Poller>> CreatePoller(Reactor& reactor) = 0;

@@ -26,6 +26,7 @@ class ForwardingConnection : public Connection {
   void Disconnect() override { inner_->Disconnect(); }
   [[nodiscard]] bool drained() const override { return inner_->drained(); }
   [[nodiscard]] const Limits& limits() const override { return inner_->limits(); }
+  [[nodiscard]] std::uint32_t device() const override { return inner_->device(); }
   [[nodiscard]] SocketAddress local_address() const override { return inner_->local_address(); }
   [[nodiscard]] SocketAddress peer_address() const override { return inner_->peer_address(); }
 
@@ -79,6 +80,9 @@ class ForwardingFabric : public Fabric {
   absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory,
                                                    Access access) override {
     return inner_.Register(memory, access);
+  }
+  absl::Status AddPeer(const SocketAddress& peer, const SocketAddress* source) override {
+    return inner_.AddPeer(peer, source);
   }
   [[nodiscard]] std::size_t private_data_size_max() const override {
     return inner_.private_data_size_max();

@@ -3,6 +3,7 @@
 // promised of them stands in fabric.h, whose numbers the comments name.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -98,6 +99,15 @@ class Window {  // A key for a region that changes (F14).  Closed when it is mad
   [[nodiscard]] virtual std::uint32_t next_rkey() const = 0;
 };
 
+// A fabric may reach its peers through several devices, each with keys of its own for the memory of
+// the common domain; Connection::device() says through which one a connection goes.  Most fabrics
+// have one, of number 0.
+inline constexpr std::uint32_t kDevicesMax = 4;
+struct KeyPair {
+  std::uint32_t lkey = 0, rkey = 0;
+};
+using Keys = std::array<KeyPair, kDevicesMax>;
+
 class Region {  // Registered memory.  Destroying it kills its keys.
  public:
   virtual ~Region() = default;  // Requires: no connection that could use it, or all drained.
@@ -109,9 +119,16 @@ class Region {  // Registered memory.  Destroying it kills its keys.
   virtual absl::StatusOr<std::unique_ptr<Window>> CreateWindow() {
     return absl::UnimplementedError("this fabric has no memory windows");
   }
+  // By device.  Those of a device that joins later (Fabric::AddPeer()) are there before any
+  // connection goes through it.
+  [[nodiscard]] const Keys& keys() const { return keys_; }
+  // Of device 0, or of the domain that was created.
   [[nodiscard]] virtual std::uint32_t lkey() const = 0;
   [[nodiscard]] virtual std::uint32_t rkey() const = 0;  // 0 for kLocal and kWindows.
   [[nodiscard]] virtual std::span<std::byte> memory() const = 0;
+
+ protected:
+  Keys keys_{};
 };
 
 }  // namespace ibnbd::fabric

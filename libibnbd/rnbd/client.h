@@ -37,13 +37,13 @@ enum class IoOp : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, 
 class Io : public ListHook {
  public:
   IoOp op = IoOp::kRead;
-  bool fua = false;                  // kWrite, kWriteZeroes.
-  bool preflush = false;             // kWrite.
-  bool no_unmap = false;             // kWriteZeroes.
-  std::uint64_t offset = 0;          // Bytes; a multiple of the logical block size.
-  std::uint64_t length = 0;          // Bytes; likewise; 0 for kFlush only.
-  std::span<std::byte> data;         // kRead, kWrite: `length` bytes of registered memory.
-  std::uint32_t lkey = 0, rkey = 0;  // Of the region that covers `data`.
+  bool fua = false;                    // kWrite, kWriteZeroes.
+  bool preflush = false;               // kWrite.
+  bool no_unmap = false;               // kWriteZeroes.
+  std::uint64_t offset = 0;            // Bytes; a multiple of the logical block size.
+  std::uint64_t length = 0;            // Bytes; likewise; 0 for kFlush only.
+  std::span<std::byte> data;           // kRead, kWrite: `length` bytes of registered memory.
+  const fabric::Keys* keys = nullptr;  // Of the region that covers `data`; it outlives the IO.
 
   virtual void OnIoDone(int error) = 0;
 

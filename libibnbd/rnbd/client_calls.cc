@@ -19,12 +19,12 @@ class ControlCalls::Call final : public rtrs::ClientRequest {
               absl::DeadlineExceededError(absl::StrCat(queued_.what, ": no answer")));
         }) {}
 
-  void Begin(Queued queued, std::uint32_t rkey) {
+  void Begin(Queued queued, const fabric::Keys& its_keys) {
     queued_ = std::move(queued);
     message = queued_.message;
     is_read = queued_.reply_size != 0;
     data = room_.first(queued_.reply_size);
-    data_rkey = rkey;
+    keys = &its_keys;
     std::fill(data.begin(), data.end(), std::byte{0});  // Nothing of an earlier reply.
     timer_.ArmAfter(calls_.timeout_ns_);
     calls_.session_->SubmitControl(*this);
@@ -79,7 +79,7 @@ void ControlCalls::StartQueued() {
     free_.pop_back();
     Queued queued = std::move(queue_.front());
     queue_.pop_front();
-    call->Begin(std::move(queued), region_->rkey());
+    call->Begin(std::move(queued), region_->keys());
   }
 }
 

@@ -203,8 +203,7 @@ void DeviceQueueImpl::FillData(Part& part, Io& io) {
   part.io_message.bi_size = proto::le32(static_cast<std::uint32_t>(size));
   part.is_read = io.op == IoOp::kRead;
   part.data = io.data.empty() ? std::span<std::byte>{} : io.data.subspan(state.issued, size);
-  part.data_lkey = io.lkey;
-  part.data_rkey = io.rkey;
+  part.keys = io.keys;
   state.issued += size;
 }
 

@@ -178,8 +178,7 @@ class DatapathTest : public ::testing::Test {
         io->offset = offset;
         io->length = size;
         io->data = memory_.bytes().subspan(offset, size);
-        io->lkey = region_->lkey();
-        io->rkey = region_->rkey();
+        io->keys = &region_->keys();
         io->done = false;
         if (device_->queue(0).Submit(*io) != 0) std::abort();
       }

@@ -100,8 +100,7 @@ class EndToEnd : public ::testing::Test {
     io.length = length;
     if (op == IoOp::kRead || op == IoOp::kWrite) {
       io.data = Piece(slot, length);
-      io.lkey = region->lkey();
-      io.rkey = region->rkey();
+      io.keys = &region->keys();
     }
   }
   int Finish(TestIo& io) {

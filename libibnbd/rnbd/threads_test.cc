@@ -70,8 +70,7 @@ class Worker final : public Io {
          std::uint64_t base, std::function<void()> on_end)
       : queue_(in_queue), base_(base), on_end_(std::move(on_end)) {
     data = memory;
-    lkey = region.lkey();
-    rkey = region.rkey();
+    keys = &region.keys();
     length = memory.size();
   }
   void Start() {

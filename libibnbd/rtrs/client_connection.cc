@@ -142,6 +142,8 @@ void ClientConnection::OnEstablished(const fabric::CmEvent& event) {
     return;
   }
   state_ = State::kEstablished;
+  device_ = connection_->device();
+  memory_lkey_ = memory_region_->keys()[device_].lkey;
   std::string addresses = absl::StrCat(connection_->local_address().ToString(), "@",
                                        connection_->peer_address().ToString());
   Report([offer, addresses = std::move(addresses)](ConnectionObserver& observer, std::uint32_t cid,
@@ -181,7 +183,7 @@ void ClientConnection::RequestInfo(std::uint32_t round, const proto::InfoReq& in
     info_region_ = *std::move(region);
   }
   const fabric::Sge sge{info_memory_.bytes().data(), static_cast<std::uint32_t>(size),
-                        info_region_->lkey()};
+                        info_region_->keys()[device_].lkey};
   const fabric::ReceiveRequest receive{Port::MakeCookie(context_, kInfoKind, {}), {&sge, 1}};
   connection_->PostReceive({&receive, 1});
   info_ = info;

@@ -184,10 +184,12 @@ class ClientConnection final : private PortClient {
   bool violated_ = false;      // The peer broke the protocol: nothing it says counts any more.
   std::uint32_t round_ = 0;
   std::uint64_t context_ = 0;
+  std::uint32_t device_ = 0;          // Of the connection.
   std::optional<Timer> drain_timer_;  // Until ShutDown(): a timer lives on the thread it runs on.
 
   Arena memory_;  // Header areas, then receives.
   std::unique_ptr<fabric::Region> memory_region_;
+  std::uint32_t memory_lkey_ = 0;  // On our device.
   Arena info_memory_;
   std::unique_ptr<fabric::Region> info_region_;
   std::unique_ptr<fabric::Connection> connection_;  // Destroyed before what it uses.

@@ -135,8 +135,7 @@ void ClientConnection::PostReceives() {
     for (; count < kBatchMax && !free_receives_.empty(); ++count) {
       const std::uint32_t index = free_receives_.back();
       free_receives_.pop_back();
-      sges[count] = {base + std::size_t{index} * kReceiveSize, kReceiveSize,
-                     memory_region_->lkey()};
+      sges[count] = {base + std::size_t{index} * kReceiveSize, kReceiveSize, memory_lkey_};
       requests[count] = {Port::MakeCookie(context_, kReceiveKind, {index, 0}), {&sges[count], 1}};
     }
     connection_->PostReceive(std::span(requests).first(count));
@@ -164,7 +163,7 @@ void ClientConnection::PostService() {
     const std::size_t size = proto::Encode(header, info_);
     send.opcode = fabric::Opcode::kSend;
     batch_sges_[batch_count_ - 1][0] = {header.data(), static_cast<std::uint32_t>(size),
-                                        memory_region_->lkey()};
+                                        memory_lkey_};
     send.sges = std::span(batch_sges_[batch_count_ - 1]).first(1);
     SignalNowAndThen(send);
   }
@@ -193,11 +192,11 @@ void ClientConnection::AddRead(const ClientRequest& request, fabric::SendRequest
   const std::uint32_t data_size = static_cast<std::uint32_t>(request.data.size());
   const proto::SgDesc desc{
       .addr = proto::le64(reinterpret_cast<std::uintptr_t>(request.data.data())),
-      .key = proto::le32(request.data_rkey),
+      .key = proto::le32(data_size == 0 ? 0 : (*request.keys)[device_].rkey),
       .len = proto::le32(data_size)};
   const std::size_t size =
       proto::EncodeReadRequest(header, request.message, data_size == 0 ? nullptr : &desc);
-  sges[0] = {header.data(), static_cast<std::uint32_t>(size), memory_region_->lkey()};
+  sges[0] = {header.data(), static_cast<std::uint32_t>(size), memory_lkey_};
   send.sges = std::span(sges).first(1);
   send.remote.addr += data_size;  // The room before it is for the data, on its way back.
   SignalNowAndThen(send);
@@ -208,15 +207,14 @@ void ClientConnection::AddWrite(const ClientRequest& request, std::uint32_t loca
   std::array<fabric::Sge, 2>& sges = batch_sges_[batch_count_ - 1];
   const std::uint32_t data_size = static_cast<std::uint32_t>(request.data.size());
   const std::size_t size = proto::EncodeWriteRequest(header, request.message);
-  const fabric::Sge header_sge{header.data(), static_cast<std::uint32_t>(size),
-                               memory_region_->lkey()};
+  const fabric::Sge header_sge{header.data(), static_cast<std::uint32_t>(size), memory_lkey_};
   if (data_size == 0) {
     sges[0] = header_sge;
     send.sges = std::span(sges).first(1);
     SignalNowAndThen(send);
     return;
   }
-  sges[0] = {request.data.data(), data_size, request.data_lkey};
+  sges[0] = {request.data.data(), data_size, (*request.keys)[device_].lkey};
   sges[1] = header_sge;
   send.sges = std::span(sges).first(2);
   SetSignaled(send, kDataKind, local);

@@ -54,8 +54,8 @@ class ClientRequest : public ListHook {
   std::span<const std::byte> message;
   // Data to send, or room for data to come: one contiguous piece of registered memory, or empty.
   std::span<std::byte> data;
-  std::uint32_t data_lkey = 0;  // Writes.
-  std::uint32_t data_rkey = 0;  // Reads: registered kRemoteWrite or kRemoteInvalidate.
+  // Of the region that covers `data`, registered kRemoteWrite if it is a read.  Null: no data.
+  const fabric::Keys* keys = nullptr;
   bool is_read = false;
   std::uint32_t permit = ~0u;  // The lane's.
 

@@ -85,8 +85,7 @@ int HonestClient::Do(rnbd::IoOp op, std::uint64_t offset, std::uint32_t length,
   io_.data = {};
   if (op == rnbd::IoOp::kRead) io_.data = read_buffer().first(length);
   if (op == rnbd::IoOp::kWrite) io_.data = write_buffer().first(length);
-  io_.lkey = (op == rnbd::IoOp::kRead ? read_region_ : write_region_)->lkey();
-  io_.rkey = op == rnbd::IoOp::kRead ? read_region_->rkey() : 0;
+  io_.keys = &(op == rnbd::IoOp::kRead ? read_region_ : write_region_)->keys();
   io_.outstanding = true;
   reactors_[1]->Post([this] {
     const int error = device_->queue(0).Submit(io_);

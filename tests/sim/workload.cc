@@ -199,13 +199,12 @@ void Workload::DrawIo(Worker& worker) {
   worker.length = count * kSector;
   worker.fua = worker.preflush = worker.no_unmap = false;
   worker.data = {};
-  worker.lkey = worker.rkey = 0;
+  worker.keys = nullptr;
   DrawOp(worker);
   if (worker.op == rnbd::IoOp::kFlush) worker.offset = worker.length = 0;
   if (worker.op == rnbd::IoOp::kRead || worker.op == rnbd::IoOp::kWrite) {
     worker.data = worker.buffer.first(worker.length);
-    worker.lkey = worker.crew->region->lkey();
-    worker.rkey = worker.crew->region->rkey();
+    worker.keys = &worker.crew->region->keys();
   }
 }
 

@@ -169,8 +169,7 @@ class ClientNode {
     io->length = length;
     if (op == IoOp::kRead || op == IoOp::kWrite) {
       io->data = memory_.bytes().subspan(memory_offset, length);
-      io->lkey = region_->lkey();
-      io->rkey = region_->rkey();
+      io->keys = &region_->keys();
     }
     return io;
   }

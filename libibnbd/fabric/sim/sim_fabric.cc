@@ -41,6 +41,7 @@ std::vector<std::byte> GatherSges(std::span<const fabric::Sge> sges) {
 SimRegion::SimRegion(SimFabric& fabric, std::uint64_t domain, std::span<std::byte> memory,
                      fabric::Access access, std::uint32_t lkey, std::uint32_t rkey)
     : fabric_(fabric), domain_(domain), memory_(memory), access_(access), lkey_(lkey), rkey_(rkey) {
+  keys_[0] = {lkey, rkey};
   fabric_.AddRegion(*this);
 }
 SimRegion::~SimRegion() { fabric_.RemoveRegion(*this); }

@@ -12,7 +12,9 @@ class TcpRegion final : public fabric::Region {
  public:
   TcpRegion(RegionTable& table, std::uint32_t key, std::span<std::byte> memory,
             fabric::Access access)
-      : table_(table), key_(key), memory_(memory), access_(access) {}
+      : table_(table), key_(key), memory_(memory), access_(access) {
+    keys_[0] = {lkey(), rkey()};
+  }
   ~TcpRegion() override { RemoveOnce(); }
   bool Revoke() override {
     RemoveOnce();

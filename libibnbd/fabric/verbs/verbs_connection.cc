@@ -41,6 +41,7 @@ VerbsConnection::VerbsConnection(VerbsPoller& poller, CmIdHandle id,
       id_(std::move(id)),
       domain_(options.domain != nullptr ? static_cast<VerbsDomain*>(options.domain)
                                         : poller.fabric().common_domain()),
+      domain_is_common_(options.domain == nullptr),
       context_(options.context),
       limits_(options.limits),
       timer_(poller.reactor().timers(),
@@ -177,9 +178,21 @@ rdma_conn_param VerbsConnection::Parameters(std::span<const std::byte> private_d
   return parameters;  // No reads and no atomics: no resources for them.
 }
 
+// The way leads through another device than the fabric's first one.
+absl::Status VerbsConnection::ChangeDevice() {
+  VerbsDomain* domain = domain_is_common_ ? poller_.fabric().DomainOn(id_->verbs) : nullptr;
+  if (domain == nullptr) return absl::OkStatus();  // The caller says what that means.
+  RETURN_IF_ERROR(CheckLimits(id_->verbs));
+  domain_ = domain;
+  return absl::OkStatus();
+}
+
+std::uint32_t VerbsConnection::device() const { return domain_->device(); }
+
 // Active side: one step further.
 absl::Status VerbsConnection::OnResolved(rdma_cm_event_type type) {
   if (type == RDMA_CM_EVENT_ADDR_RESOLVED) {
+    if (id_->verbs != domain_->context()) RETURN_IF_ERROR(ChangeDevice());
     if (id_->verbs != domain_->context()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "the way leads through ", DeviceName(id_->verbs), " now, and our memory is registered ",

@@ -43,6 +43,7 @@ class VerbsConnection final : public fabric::Connection, public CmTarget {
   void Disconnect() override;
   [[nodiscard]] bool drained() const override;
   [[nodiscard]] const fabric::Limits& limits() const override { return limits_; }
+  [[nodiscard]] std::uint32_t device() const override;
   [[nodiscard]] SocketAddress local_address() const override;
   [[nodiscard]] SocketAddress peer_address() const override;
 
@@ -89,6 +90,7 @@ class VerbsConnection final : public fabric::Connection, public CmTarget {
   absl::Status CheckLimits(ibv_context* context) const;
   absl::Status CreateQueuePair();
   absl::Status OnResolved(rdma_cm_event_type type);
+  absl::Status ChangeDevice();
   int PostPendingReceives();
   // 0 or an errno; what was refused is in the ring all the same.
   int PostReceiveNow(std::span<const fabric::ReceiveRequest> requests);
@@ -101,7 +103,8 @@ class VerbsConnection final : public fabric::Connection, public CmTarget {
 
   VerbsPoller& poller_;
   CmIdHandle id_;
-  VerbsDomain* const domain_;
+  VerbsDomain* domain_;
+  const bool domain_is_common_;
   const std::uint64_t context_;
   fabric::Limits limits_;
   SocketAddress peer_address_;  // Active: known before the CM knows.

@@ -10,42 +10,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "fabric/verbs/verbs_fabric.h"
 #include "fabric/verbs/verbs_translate.h"
 
 namespace ibnbd::verbs {
 namespace {
-
-class VerbsRegion final : public fabric::Region {
- public:
-  VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access)
-      : mr_(std::move(mr)), memory_(memory), lkey_(mr_->lkey) {
-    if (access == fabric::Access::kRemoteWrite) rkey_ = mr_->rkey;
-  }
-  absl::StatusOr<std::unique_ptr<fabric::Window>> CreateWindow() override;
-  // The device is through with the memory when this returns: the verb waits for it.
-  bool Revoke() override {
-    mr_.reset();
-    return true;
-  }
-  std::uint32_t lkey() const override { return lkey_; }
-  std::uint32_t rkey() const override { return rkey_; }
-  std::span<std::byte> memory() const override { return memory_; }
-
- private:
-  MrHandle mr_;
-  const std::span<std::byte> memory_;
-  const std::uint32_t lkey_;
-  std::uint32_t rkey_ = 0;
-};
-
-absl::StatusOr<std::unique_ptr<fabric::Window>> VerbsRegion::CreateWindow() {
-  MwHandle mw(ibv_alloc_mw(mr_->pd, IBV_MW_TYPE_1));
-  if (mw == nullptr) {
-    const ibv_context* context = mr_->context;
-    return ErrnoStatus(errno, absl::StrCat("rdma: memory window on ", DeviceName(context)));
-  }
-  return std::make_unique<VerbsWindow>(std::move(mw), mr_.get());
-}
 
 absl::Status RegisterError(int error, std::size_t size, const ibv_context* context) {
   const std::string what =
@@ -60,9 +29,64 @@ absl::Status RegisterError(int error, std::size_t size, const ibv_context* conte
   return ErrnoStatus(error, what);
 }
 
+absl::StatusOr<MrHandle> RegisterWith(ibv_pd* pd, std::span<std::byte> memory,
+                                      fabric::Access access) {
+  if (access == fabric::Access::kRemoteInvalidate) {
+    return absl::UnimplementedError("rdma: a peer that may kill keys is not supported");
+  }
+  int flags = IBV_ACCESS_LOCAL_WRITE;
+  if (access == fabric::Access::kRemoteWrite) flags |= IBV_ACCESS_REMOTE_WRITE;
+  if (access == fabric::Access::kWindows) flags |= IBV_ACCESS_MW_BIND;
+  MrHandle mr(ibv_reg_mr(pd, memory.data(), memory.size(), flags));
+  if (mr == nullptr) return RegisterError(errno, memory.size(), pd->context);
+  return mr;
+}
+
 }  // namespace
 
 std::string DeviceName(const ibv_context* context) { return ibv_get_device_name(context->device); }
+
+VerbsRegion::VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access)
+    : memory_(memory), access_(access) {
+  mrs_[0] = std::move(mr);
+  SetKeys(0);
+}
+
+VerbsRegion::~VerbsRegion() {
+  if (fabric_ != nullptr) fabric_->Forget(*this);
+}
+
+void VerbsRegion::SetKeys(std::uint32_t device) {
+  keys_[device].lkey = mrs_[device]->lkey;
+  if (access_ == fabric::Access::kRemoteWrite) keys_[device].rkey = mrs_[device]->rkey;
+}
+
+bool VerbsRegion::Revoke() {
+  if (fabric_ != nullptr) fabric_->Forget(*this);  // No device is added any more.
+  fabric_ = nullptr;
+  for (MrHandle& mr : mrs_) mr.reset();
+  return true;
+}
+
+absl::Status VerbsRegion::AddDevice(ibv_pd* pd, std::uint32_t device) {
+  ASSIGN_OR_RETURN(mrs_[device], RegisterWith(pd, memory_, access_));
+  SetKeys(device);
+  return absl::OkStatus();
+}
+
+void VerbsRegion::DropDevice(std::uint32_t device) {
+  mrs_[device].reset();
+  keys_[device] = {};
+}
+
+absl::StatusOr<std::unique_ptr<fabric::Window>> VerbsRegion::CreateWindow() {
+  ibv_mr* mr = mrs_[0].get();
+  MwHandle mw(ibv_alloc_mw(mr->pd, IBV_MW_TYPE_1));
+  if (mw == nullptr) {
+    return ErrnoStatus(errno, absl::StrCat("rdma: memory window on ", DeviceName(mr->context)));
+  }
+  return std::make_unique<VerbsWindow>(std::move(mw), mr);
+}
 
 void VerbsWindow::Translate(bool open, ibv_send_wr* wr) const {
   wr->bind_mw.mw = mw_.get();
@@ -74,31 +98,36 @@ void VerbsWindow::Translate(bool open, ibv_send_wr* wr) const {
   wr->bind_mw.bind_info.length = mr_->length;
 }
 
-absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(ibv_context* context) {
+absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(ibv_context* context,
+                                                                 std::uint32_t device) {
   PdHandle pd(ibv_alloc_pd(context));
   if (pd == nullptr) {
     return ErrnoStatus(errno, absl::StrCat("rdma: protection domain on ", DeviceName(context)));
   }
-  return std::unique_ptr<VerbsDomain>(new VerbsDomain(std::move(pd)));
+  return std::unique_ptr<VerbsDomain>(new VerbsDomain(std::move(pd), device));
 }
 
 absl::StatusOr<std::unique_ptr<fabric::Region>> VerbsDomain::Register(std::span<std::byte> memory,
                                                                       fabric::Access access) {
-  if (access == fabric::Access::kRemoteInvalidate) {
-    return absl::UnimplementedError("rdma: a peer that may kill keys is not supported");
-  }
-  int flags = IBV_ACCESS_LOCAL_WRITE;
-  if (access == fabric::Access::kRemoteWrite) flags |= IBV_ACCESS_REMOTE_WRITE;
-  if (access == fabric::Access::kWindows) flags |= IBV_ACCESS_MW_BIND;
-  MrHandle mr(ibv_reg_mr(pd_.get(), memory.data(), memory.size(), flags));
-  if (mr == nullptr) return RegisterError(errno, memory.size(), context());
+  return RegisterHere(memory, access);
+}
+
+absl::StatusOr<std::unique_ptr<VerbsRegion>> VerbsDomain::RegisterHere(std::span<std::byte> memory,
+                                                                       fabric::Access access) {
+  ASSIGN_OR_RETURN(MrHandle mr, RegisterWith(pd_.get(), memory, access));
   return std::make_unique<VerbsRegion>(std::move(mr), memory, access);
 }
 
-absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer) {
+absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer,
+                                               const SocketAddress* source) {
   // A datagram socket that is connected knows the address that packets would leave from.
   const UniqueFd fd(::socket(peer.family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   const auto* to = reinterpret_cast<const sockaddr*>(peer.bytes.data());
+  if (source != nullptr && fd.valid() &&
+      ::bind(fd.get(), reinterpret_cast<const sockaddr*>(source->bytes.data()), source->length) !=
+          0) {
+    return ErrnoStatus(errno, absl::StrCat("rdma: connect from ", source->ToString()));
+  }
   if (!fd.valid() || ::connect(fd.get(), to, peer.length) != 0) {
     return ErrnoStatus(errno, absl::StrCat("rdma: no route to ", peer.ToString()));
   }

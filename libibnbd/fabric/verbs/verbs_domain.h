@@ -2,6 +2,7 @@
 // Devices, domains and regions of the verbs fabric.  Any thread.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,23 +31,57 @@ class VerbsWindow final : public fabric::Window {
   ibv_mr* const mr_;
 };
 
+class VerbsFabric;
+
+// Memory that is registered in one domain, or in the common domains of several devices.
+class VerbsRegion final : public fabric::Region {
+ public:
+  VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access);
+  ~VerbsRegion() override;
+  absl::StatusOr<std::unique_ptr<fabric::Window>> CreateWindow() override;
+  // The devices are through with the memory when this returns: the verb waits for it.
+  bool Revoke() override;
+  [[nodiscard]] std::uint32_t lkey() const override { return keys_[0].lkey; }
+  [[nodiscard]] std::uint32_t rkey() const override { return keys_[0].rkey; }
+  [[nodiscard]] std::span<std::byte> memory() const override { return memory_; }
+
+  // --- For the fabric, under its lock. ---
+  void set_fabric(VerbsFabric* fabric) { fabric_ = fabric; }
+  absl::Status AddDevice(ibv_pd* pd, std::uint32_t device);
+  void DropDevice(std::uint32_t device);
+
+ private:
+  void SetKeys(std::uint32_t device);
+  std::array<MrHandle, fabric::kDevicesMax> mrs_;
+  const std::span<std::byte> memory_;
+  const fabric::Access access_;
+  VerbsFabric* fabric_ = nullptr;  // Who knows it as one of the common domain.
+};
+
 class VerbsDomain final : public fabric::Domain {
  public:
-  // `context` is librdmacm's: open for as long as the process lives.
-  static absl::StatusOr<std::unique_ptr<VerbsDomain>> Create(ibv_context* context);
+  // `context` is librdmacm's: open for as long as the process lives.  `device`: its number among
+  // the common domains of a fabric.
+  static absl::StatusOr<std::unique_ptr<VerbsDomain>> Create(ibv_context* context,
+                                                             std::uint32_t device = 0);
+  absl::StatusOr<std::unique_ptr<VerbsRegion>> RegisterHere(std::span<std::byte> memory,
+                                                            fabric::Access access);
+  [[nodiscard]] std::uint32_t device() const { return device_; }
   absl::StatusOr<std::unique_ptr<fabric::Region>> Register(std::span<std::byte> memory,
                                                            fabric::Access access) override;
   [[nodiscard]] ibv_pd* pd() const { return pd_.get(); }
   [[nodiscard]] ibv_context* context() const { return pd_->context; }
 
  private:
-  explicit VerbsDomain(PdHandle pd) : pd_(std::move(pd)) {}
+  VerbsDomain(PdHandle pd, std::uint32_t device) : pd_(std::move(pd)), device_(device) {}
   const PdHandle pd_;
+  const std::uint32_t device_;
 };
 
-// The RDMA device through which `peer` is reached.  Asks routing tables only: nothing is sent and
-// nothing waited for.
-absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer);
+// The RDMA device through which `peer` is reached, from `source` if that is not null.  Asks routing
+// tables only: nothing is sent and nothing waited for.
+absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer,
+                                               const SocketAddress* source = nullptr);
 // "rxe0"; for texts.
 std::string DeviceName(const ibv_context* context);
 

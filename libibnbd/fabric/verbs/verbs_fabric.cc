@@ -3,6 +3,7 @@
 
 #include <cerrno>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "fabric/verbs/verbs_poller.h"
 
@@ -10,10 +11,53 @@ namespace ibnbd::verbs {
 
 absl::StatusOr<std::unique_ptr<fabric::Region>> VerbsFabric::Register(std::span<std::byte> memory,
                                                                       fabric::Access access) {
-  if (common_ == nullptr) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (domains_.empty()) {
     return absl::FailedPreconditionError("rdma: register memory: this fabric only listens");
   }
-  return common_->Register(memory, access);
+  ASSIGN_OR_RETURN(std::unique_ptr<VerbsRegion> region, domains_[0]->RegisterHere(memory, access));
+  for (std::uint32_t device = 1; device < domains_.size(); ++device) {
+    RETURN_IF_ERROR(region->AddDevice(domains_[device]->pd(), device));
+  }
+  region->set_fabric(this);
+  regions_.push_back(region.get());
+  return region;
+}
+
+void VerbsFabric::Forget(VerbsRegion& region) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::erase(regions_, &region);
+}
+
+VerbsDomain* VerbsFabric::DomainOn(const ibv_context* context) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& domain : domains_) {
+    if (context == nullptr || domain->context() == context) return domain.get();
+  }
+  return nullptr;
+}
+
+absl::Status VerbsFabric::AddPeer(const SocketAddress& peer, const SocketAddress* source) {
+  ASSIGN_OR_RETURN(ibv_context * context, FindDeviceTowards(peer, source));
+  if (DomainOn(context) != nullptr) return absl::OkStatus();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto device = static_cast<std::uint32_t>(domains_.size());
+  if (device == fabric::kDevicesMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("rdma: the way to ", peer.ToString(),
+                                                     " leads through ", DeviceName(context),
+                                                     ", which would be one device too many"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<VerbsDomain> domain, VerbsDomain::Create(context, device));
+  absl::Status status;
+  for (VerbsRegion* region : regions_) {
+    if (status.ok()) status = region->AddDevice(domain->pd(), device);
+  }
+  if (!status.ok()) {
+    for (VerbsRegion* region : regions_) region->DropDevice(device);
+    return status;
+  }
+  domains_.push_back(std::move(domain));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<fabric::Poller>> VerbsFabric::CreatePoller(Reactor& reactor) {
@@ -31,10 +75,9 @@ absl::StatusOr<std::unique_ptr<fabric::Fabric>> CreateVerbsFabric(const SocketAd
     return absl::FailedPreconditionError(
         "rdma: this machine has no RDMA device; for Soft-RoCE: ibnbd-client softroce add");
   }
-  if (peer == nullptr) return std::make_unique<VerbsFabric>(nullptr);
-  ASSIGN_OR_RETURN(ibv_context * context, FindDeviceTowards(*peer));
-  ASSIGN_OR_RETURN(std::unique_ptr<VerbsDomain> common, VerbsDomain::Create(context));
-  return std::make_unique<VerbsFabric>(std::move(common));
+  auto fabric = std::make_unique<VerbsFabric>();
+  if (peer != nullptr) RETURN_IF_ERROR(fabric->AddPeer(*peer, nullptr));
+  return fabric;
 }
 
 }  // namespace ibnbd::verbs

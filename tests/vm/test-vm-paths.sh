@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Our client with two paths over two RDMA devices (Soft-RoCE): memory has a key on each of them; a wire that goes dead under
+# verified IO costs nothing but time, and the path comes back by itself.
+. "$(dirname "$0")/functions.sh"
+[ -x "$IBNBD_BIN/verbs_conformance_test" ] || skip "this build has no verbs fabric"
+requires fio tc qemu-io
+# Two ways: over the wire between veth0 and veth1, which can be cut, and within rdma0.
+rxe_veth || fail "no Soft-RoCE"
+modprobe dummy numdummies=0
+ip link add rdma0 type dummy
+ip link set rdma0 mtu 9000 up
+ip addr add 10.77.0.1/24 dev rdma0
+rdma link add rxe2 type rxe netdev rdma0 && until_true 10 gid_ready rxe2 || fail "no third Soft-RoCE device"
+for device in veth0 veth1; do tc qdisc add dev "$device" root netem delay 0us || fail "no netem"; done
+losing() { local device; for device in veth0 veth1; do tc qdisc change dev "$device" root netem $1 || fail "netem $1"; done; }
+export IBNBD_E2E_LISTEN=rdma://0.0.0.0
+truncate -s 256M "$work/vol.img"
+start_server --export "vol=$work/vol.img"
+start_bridge -v --path-policy round-robin --path 10.78.1.1@10.78.1.2 "rdma://10.77.0.1:$port/vol"
+log=$(ls "$work"/bridge*.log)
+ups() { grep -c 'path .*@10\.78\.1\.2:.* up,' "$log"; }
+up_again() { [ "$(ups)" -ge "$1" ]; }
+wait_for 30 up_again 1 || fail "the path over the wire did not come up: $(cat "$log")"
+data() { # data NAME ARGS...
+  local name=$1
+  shift
+  start_fio "$name" --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite --bsrange=4k-256k --size=128M --iodepth=16 \
+    --verify=crc32c --do_verify=1 --verify_backlog=64 "$@"
+}
+data both --io_size=32M
+wait "$pid" || fail "fio over both devices: $(tail -n 20 "$work/both.log")"
+for round in 1 2; do
+  data "cut$round" --io_size=24M
+  fio_pid=$pid
+  sleep 1
+  losing "loss 100%"
+  timeout 60 qemu-io -f raw -c "write -P 0x5$round 200M 1M" -c flush -c "read -P 0x5$round 200M 1M" "$(nbd_uri)" >"$work/qemu-io.log" 2>&1 ||
+    fail "IO while the wire is dead: $(cat "$work/qemu-io.log")"
+  ! grep -qiE 'failed|mismatch' "$work/qemu-io.log" || fail "data: $(cat "$work/qemu-io.log")"
+  wait "$fio_pid" || fail "fio while the wire is dead: $(tail -n 20 "$work/cut$round.log")"
+  before=$(ups)
+  losing "delay 0us"
+  wait_for 60 up_again $((before + 1)) || fail "the path over the wire did not come back: $(tail -n 20 "$log")"
+done
+grep -q 'path down: .*10\.78\.1\.2' "$log" || fail "the wire was never lost: $(cat "$log")"
+! grep -q 'path down: .*10\.77\.0\.1' "$log" || fail "the other path was lost, too: $(cat "$log")"
+grep -E 'path (down|.* up)' "$log" | tail -n 8
+stop "$bridge_pid"
+stop "$server_pid"
