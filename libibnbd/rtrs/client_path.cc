@@ -52,8 +52,7 @@ ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& o
                                                                " not established in time")));
                    }),
       backoff_timer_(reactor_.timers(), [this] { StartRound(); }),
-      heartbeat_timer_(reactor_.timers(), [this] { OnHeartbeatTimer(); }),
-      probe_timer_(reactor_.timers(), [this] { OnProbeTimer(); }) {
+      heartbeat_timer_(reactor_.timers(), [this] { OnHeartbeatTimer(); }) {
   for (ClientLane* lane : lanes) {
     connections_.push_back(std::make_unique<ClientConnection>(*lane, reactor_, *this, number_));
   }
@@ -209,7 +208,6 @@ void ClientPath::Enable() {
   for (std::uint32_t cid = 0; cid < connections_.size(); ++cid) {
     PostTo(cid, [round = round_](ClientConnection& connection) { connection.Enable(round); });
   }
-  if (session_.probe_interval_ns > 0) probe_timer_.ArmAfter(session_.probe_interval_ns);
 }
 
 void ClientPath::OnConnectionBroken(std::uint32_t, std::uint32_t round, const absl::Status& why,
@@ -224,7 +222,6 @@ void ClientPath::Break(const absl::Status& why, bool fatal) {
   has_offer_ = false;
   round_timer_.Cancel();
   heartbeat_timer_.Cancel();
-  probe_timer_.Cancel();
   fatal_ = fatal;
   // A server that lets us in and throws us out again is not besieged.
   if (was_up && reactor_.now_ns() - up_since_ns_ >= session_.backoff_ns_max) backoff_.Reset();
@@ -337,17 +334,14 @@ void ClientPath::OnHeartbeatTimer() {
 // With another path at hand there is no reason to wait for the heartbeats' verdict: a path that
 // says nothing, while requests are in flight and another one speaks, is given up.  A server that is
 // slow as a whole is silent on all of them, one with a slow disk answers heartbeats.
-void ClientPath::OnProbeTimer() {
-  probe_timer_.ArmAfter(session_.probe_interval_ns);
+void ClientPath::Probe() {
   const std::uint64_t count = ReceiveCount();
   if (count != std::exchange(probe_receive_count_, count)) {
     probe_.OnSignOfLife();
     alive_ns_ = reactor_.now_ns();
   }
   const bool idle = !owner_.IsSessionBusy();
-  if (!limits_.peer_is_ibnbd || !owner_.HasOtherPathUp(*this) || (idle && probe_.missed() == 0)) {
-    return probe_.Reset();
-  }
+  if (!limits_.peer_is_ibnbd || (idle && probe_.missed() == 0)) return probe_.Reset();
   switch (probe_.Tick()) {
     case Heartbeat::Verdict::kDead:
       if (!owner_.IsOtherPathAlive(*this, reactor_.now_ns() - 3 * session_.probe_interval_ns / 2)) {

@@ -62,6 +62,8 @@ class ClientPath final : public ConnectionObserver {
   void Close();
   // Requests may take it from now on (ClientConnection::Enable()).  Requires: up.
   void Enable();
+  // Called in intervals of probe_interval_ns while several paths are up.
+  void Probe();
   void set_weight(std::uint32_t weight) { options_.weight = weight; }
 
   [[nodiscard]] std::uint32_t id() const { return id_; }
@@ -126,7 +128,6 @@ class ClientPath final : public ConnectionObserver {
   void OnAllDrained();
   void ShutDownConnections();
   void OnHeartbeatTimer();
-  void OnProbeTimer();
   void SendHeartbeat();
   [[nodiscard]] std::uint64_t ReceiveCount() const;
   [[nodiscard]] std::uint32_t lane_count() const {
@@ -171,7 +172,6 @@ class ClientPath final : public ConnectionObserver {
   Timer round_timer_;
   Timer backoff_timer_;
   Timer heartbeat_timer_;
-  Timer probe_timer_;
   std::string addresses_;
   std::string last_error_;
   ClientSessionStats stats_;

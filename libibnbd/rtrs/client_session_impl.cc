@@ -28,6 +28,7 @@ ClientSession::Impl::Impl(const ClientSessionOptions& options, Port& control,
       session_uuid_(DrawUuid(prng_)),
       policy_(options.policy),
       start_timer_(reactor_.timers(), [this] { StartOthers(); }),
+      probe_timer_(reactor_.timers(), [this] { OnProbeTimer(); }),
       fence_(*this),
       fence_timer_(reactor_.timers(), [this] { OnFenceTimer(); }) {
   lanes_.push_back(std::make_unique<ClientLane>(control, reactor_, *this, 0));
@@ -142,7 +143,10 @@ void ClientSession::Impl::OnPathUp(ClientPath& path) {
     return path.Break(absl::UnavailableError("another path was up first: connecting again"));
   }
   path.unfenced = false;  // The server let it in: its old life is over.
-  if (state_ == State::kUp) return path.Enable();
+  if (state_ == State::kUp) {
+    path.Enable();
+    return StartProbes();
+  }
   limits_.peer_is_ibnbd = path.limits().peer_is_ibnbd;
   limits_.peer_fences = path.limits().peer_fences;
   limits_.chunk_size = path.limits().chunk_size;
@@ -195,6 +199,7 @@ void ClientSession::Impl::TryGoUp() {
   for (const auto& path : paths_) {
     if (path->up()) path->Enable();
   }
+  StartProbes();
   PostToLanes([](ClientLane& lane) { lane.Open(); });
   lanes_[0]->Open();  // On this thread: the observer may use it at once.
   observer_.OnSessionUp();
@@ -208,6 +213,7 @@ void ClientSession::Impl::Close() {
   if (std::exchange(close_requested_, true)) return;
   fence_timer_.Cancel();
   start_timer_.Cancel();
+  probe_timer_.Cancel();
   const bool was_up = state_ == State::kUp;
   // In the order of the states: down first, so that the lanes give up what they have.
   if (was_up) GoDown(absl::CancelledError("closed"));

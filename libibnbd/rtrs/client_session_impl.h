@@ -88,6 +88,8 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   void OnFenceDone(int error);
   void OnFenceTimer();
   void OnFenced(ClientPath& path);
+  void StartProbes();
+  void OnProbeTimer();
   void ShutDownLanes();
   template <class F>
   void PostToLanes(F f) {
@@ -114,6 +116,7 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   std::uint32_t lanes_pending_ = 0;   // That have not shut down yet.
   SessionLimits limits_;
   Timer start_timer_;
+  Timer probe_timer_;  // While several paths are up.
   Fence fence_;
   Timer fence_timer_;              // Of the answer, or until the next attempt.
   ClientSessionStats gone_stats_;  // Of paths that were removed, and the session's own.

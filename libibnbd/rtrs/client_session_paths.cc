@@ -123,6 +123,22 @@ void ClientSession::Impl::OnFenced(ClientPath& path) {
   if (path.closing()) path.Close();
 }
 
+// An idle session with one path has no timer of this kind.
+void ClientSession::Impl::StartProbes() {
+  ClientPath* first = Carrier();
+  if (options_.probe_interval_ns <= 0 || probe_timer_.armed()) return;
+  if (first != nullptr && HasOtherPathUp(*first)) {
+    probe_timer_.ArmAfter(options_.probe_interval_ns);
+  }
+}
+
+void ClientSession::Impl::OnProbeTimer() {
+  for (const auto& path : paths_) {
+    if (path->enabled() && path->up()) path->Probe();
+  }
+  StartProbes();
+}
+
 absl::StatusOr<std::uint32_t> ClientSession::Impl::AddPath(const PathOptions& options) {
   const std::string what =
       absl::StrCat("session ", options_.name, ": add a path to ", options.server.ToString());
