@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/canary.h"
 #include "base/mark.h"
 #include "rnbd/client_device_queue.h"
 
@@ -249,6 +250,7 @@ void DeviceQueueImpl::Settle(Io& io) {
   if (state.error != 0) return Complete(io, state.error);
   if (state.lost) {
     SIM_MARK("client: io lost");
+    if (IBNBD_CANARY(2)) return Complete(io, -EIO);  // What a lost path costs shows.
     ++stats_.reissued;
     Begin(io);
     if (EndError() != 0) return Complete(io, EndError());

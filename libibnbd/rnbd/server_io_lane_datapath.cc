@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One IO on the server: from its message to the backend and back.  The message is a copy that the
 // client cannot change any more; every field of it is checked here before the backend sees it (B2).
+#include "base/canary.h"
 #include "base/check.h"
 #include "rnbd/server_io_lane.h"
 
@@ -48,6 +49,7 @@ int IoLane::Prepare(IoRequest& request, const proto::Io& message, const LaneDevi
   request.flush_after_ = false;
   if (message.op() == proto::IoOp::kFlush) {
     if (!geometry.write_cache) return 0;  // What has been answered is stable.
+    if (IBNBD_CANARY(3)) return 0;        // Only then.
     io.op = BackendOp::kFlush;
     io.offset = 0;
     io.length = 0;

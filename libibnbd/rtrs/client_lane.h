@@ -52,6 +52,7 @@ class ClientLane final : private PortClient {
   // or is refused (-ENOTCONN).  One at a time.
   void SubmitOn(std::uint32_t path, ClientRequest& request);
   [[nodiscard]] Port& port() { return port_; }
+  [[nodiscard]] std::uint32_t permits_used() const { return permits_.used_count(); }
   [[nodiscard]] std::uint32_t cid() const { return cid_; }
 
   // --- For the session, on the lane's thread. ---

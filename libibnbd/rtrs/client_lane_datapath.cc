@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/canary.h"
 #include "rtrs/client_lane.h"
 
 namespace ibnbd::rtrs {
@@ -154,7 +155,9 @@ void ClientLane::Finish(Slot& slot, std::uint32_t local, int error) {
   if (slot.connection != nullptr) LeaveConnection(slot, slot.answered);
   ClientRequest* request = std::exchange(slot.request, nullptr);
   if (request->linked()) request->Unlink();  // It waited to be posted again.
-  permits_.Release(permits_.range().first + local);
+  // A permit that an error takes along.
+  if (!(IBNBD_CANARY(4) && error == -EIO && local == 0))
+    permits_.Release(permits_.range().first + local);
   request->permit = PermitPool::kNone;
   request->OnDone(error);
 }

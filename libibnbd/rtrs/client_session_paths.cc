@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/canary.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "base/status_macros.h"
@@ -45,7 +46,7 @@ bool ClientSession::Impl::AdvanceFences() {
     if (!path->unfenced) continue;
     ClientPath* carrier = Carrier();
     if (!path->drained() || carrier == nullptr || waits) return true;
-    if (carrier->limits().peer_fences) {
+    if (carrier->limits().peer_fences && !IBNBD_CANARY(10)) {
       SendFence(*path, *carrier);
       waits = true;
     } else {

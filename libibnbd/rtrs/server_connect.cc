@@ -22,9 +22,11 @@ constexpr std::size_t kHeldMax = 1024;
 constexpr std::int64_t kHandshakePatienceNs = kNsPerSecond;
 
 // Which reactor serves connection `cid`: neighbours on neighbouring reactors, sessions spread.
-std::vector<std::uint32_t> AssignReactors(const proto::ConnReq& request, std::size_t count) {
+std::vector<std::uint32_t> AssignReactors(const proto::ConnReq& request, std::size_t count,
+                                          std::uintptr_t salt) {
   std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a.
   for (const std::uint8_t byte : request.paths_uuid) hash = (hash ^ byte) * 0x100000001b3u;
+  hash += salt;
   std::vector<std::uint32_t> reactors(request.cid_num.get(), 0);
   for (std::size_t cid = 1; cid < reactors.size(); ++cid) {
     reactors[cid] = static_cast<std::uint32_t>((cid - 1 + hash) % count);
@@ -156,8 +158,11 @@ void Server::MakeHandshakeRoom(std::uint32_t connection_count) {
 }
 
 void Server::StartPath(std::unique_ptr<fabric::Incoming> incoming, const proto::ConnReq& request) {
+  // What depends on an address differs from run to run.
+  const std::uintptr_t salt =
+      IBNBD_CANARY(7) ? reinterpret_cast<std::uintptr_t>(incoming.get()) / 16 : 0;
   auto path = ServerPath::Create(options_.path, request, *incoming, ports_,
-                                 AssignReactors(request, ports_.size()), *this);
+                                 AssignReactors(request, ports_.size(), salt), *this);
   if (!path.ok()) {
     return Refuse(*incoming, ErrnoFromStatus(path.status()), std::string(path.status().message()));
   }

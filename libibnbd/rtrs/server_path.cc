@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/canary.h"
 #include "base/mark.h"
 #include "base/status_macros.h"
 
@@ -51,7 +52,7 @@ ServerPath::~ServerPath() {
   lanes_.clear();
   pool_.reset();
   service_.reset();
-  if (chunk_memory_ > 0) owner_.ReturnChunkMemory(chunk_memory_);
+  if (chunk_memory_ > 0 && !IBNBD_CANARY(6)) owner_.ReturnChunkMemory(chunk_memory_);
 }
 
 absl::Status ServerPath::PrepareInfoMemory() {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fuzz/raw_peer.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "base/check.h"
+#include "base/memory_provider.h"
 
 namespace ibnbd::fuzz {
 namespace {
@@ -13,13 +17,39 @@ constexpr std::size_t kReceiveBytes =
     RawPeer::kSlots * RawPeer::kReceives * std::size_t{RawPeer::kReceiveSize};
 constexpr std::size_t kSourceBytes = 512 << 10;
 constexpr std::uint32_t kSendsMax = 512;
+// What hostile peers send holds addresses, and what becomes of garbage depends on them: a run can
+// only be repeated if they are the same every time.
+class SteadyPages final : public MemoryProvider {
+ public:
+  [[nodiscard]] const char* name() const override { return "steady"; }
+  [[nodiscard]] absl::StatusOr<ProvidedMemory> Map(std::size_t byte_count) const override {
+    for (std::uintptr_t place = kFirst; place < kEnd; place += kStride) {
+      void* const wanted = reinterpret_cast<void*>(place);  // NOLINT: a fixed address it is.
+      void* const got = ::mmap(wanted, byte_count, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+      if (got == wanted) return ProvidedMemory{{static_cast<std::byte*>(got), byte_count}};
+      if (got != MAP_FAILED) (void)::munmap(got, byte_count);  // An old kernel's idea of the flag.
+    }
+    return absl::ResourceExhaustedError("no steady address is free");
+  }
+
+ private:
+  static constexpr std::uintptr_t kFirst = 0x1'0000'0000, kStride = 16 << 20;
+  static constexpr std::uintptr_t kEnd = kFirst + 256 * kStride;
+};
+
+const MemoryProvider& Steady() {
+  static const SteadyPages* const pages = new SteadyPages;
+  return *pages;
+}
+
 constexpr fabric::Cookie kSendCookie = 1u << 31;  // Below it: slot * kReceives + receive.
 
 }  // namespace
 
 RawPeer::RawPeer(sim::World& world, sim::Host& host)
     : world_(world), host_(host), reactor_(host.AddReactor()) {
-  arena_ = Arena::Create(kReceiveBytes + kLandingSize + kSourceBytes).value();
+  arena_ = Arena::Create(kReceiveBytes + kLandingSize + kSourceBytes, Steady()).value();
   landing_ = arena_.bytes().subspan(kReceiveBytes, kLandingSize);
   sources_ = arena_.bytes().subspan(kReceiveBytes + kLandingSize, kSourceBytes);
   region_ = host_.fabric().Register(arena_.bytes(), fabric::Access::kRemoteWrite).value();

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "rtrs/client_lane.h"
 
 namespace ibnbd::sim {
 namespace {
@@ -156,6 +157,13 @@ rtrs::ClientSessionStats ClientActor::session_stats() const {
   rtrs::ClientSessionStats sum = stats_of_dead_;
   for (const auto& life : lives_) AddStats(life->client->session().stats(), &sum);
   return sum;
+}
+
+std::uint32_t ClientActor::permits_used() const {
+  std::uint32_t used = 0;
+  rtrs::ClientSession& session = lives_.back()->client->session();
+  for (std::size_t i = 0; i < session.lane_count(); ++i) used += session.lane(i).permits_used();
+  return used;
 }
 
 std::string ClientActor::Describe() const {

@@ -44,6 +44,7 @@ class ClientActor {
   [[nodiscard]] Host& host() { return host_; }
   [[nodiscard]] std::vector<std::unique_ptr<Workload>>& workloads() { return workloads_; }
   [[nodiscard]] rtrs::ClientSessionStats session_stats() const;  // Over all lives: some of it.
+  [[nodiscard]] std::uint32_t permits_used() const;              // By its IO lanes.
   [[nodiscard]] std::string Describe() const;
 
  private:

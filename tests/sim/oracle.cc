@@ -92,7 +92,7 @@ bool SectorHistory::MayBeUndone(const Write& write, std::int64_t until, Promises
 bool SectorHistory::Superseded(const Write& candidate, std::int64_t started, std::int64_t now,
                                Promises promises) const {
   const bool crash_since = std::any_of(crashes_.begin(), crashes_.end(), [&](std::int64_t crash) {
-    return crash >= candidate.gone && crash <= now;
+    return crash >= candidate.gone_seen && crash <= now;
   });
   if (candidate.gone <= started && !crash_since) return true;
   return std::any_of(writes_.begin(), writes_.end(), [&](const Write& write) {
@@ -124,8 +124,11 @@ SectorHistory::Verdict SectorHistory::CheckRead(WriteId id, bool is_zero, std::i
   if (seen == nullptr) return refusal;
   for (Write& write : writes_) {
     const bool same = is_zero ? write.zeroes : &write == seen;
-    if (!same && write.effective <= started && write.end <= started)
-      write.gone = std::min(write.gone, now);
+    if (same || write.effective > started || write.end > started) continue;
+    // The answer may have been under way when the server crashed: what counts is what it saw.
+    if (write.gone != kNever && !CrashedBetween(write.gone_seen, now)) continue;
+    write.gone = now;
+    write.gone_seen = started;
   }
   // Read once, it has happened; unless several zeroes qualify and we cannot know which it was.
   if (!is_zero) seen->effective = std::min(seen->effective, now);

@@ -75,9 +75,10 @@ class SectorHistory {
     std::int64_t end = kNever;        // Took effect by then, if it did.
     std::int64_t effective = kNever;  // Certainly took effect by then.
     std::int64_t acked = kNever;
-    bool lost = false;             // The client knows that it may be.
-    std::int64_t stable = kNever;  // Survives crashes from then on.
-    std::int64_t gone = kNever;    // A read showed by then that another write came after it.
+    bool lost = false;                // The client knows that it may be.
+    std::int64_t stable = kNever;     // Survives crashes from then on.
+    std::int64_t gone = kNever;       // A read showed by then that another write came after it;
+    std::int64_t gone_seen = kNever;  // it began then, and no crash since has undone the other one.
   };
   enum class Promises : std::uint8_t { kKept, kForgotten };
   [[nodiscard]] bool Superseded(const Write& candidate, std::int64_t started, std::int64_t now,

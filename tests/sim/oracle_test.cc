@@ -165,6 +165,19 @@ TEST(SectorHistory, AWriteInDoubtMayHaveHappenedButNotLaterThanItsEnd) {
             nullptr);  // It landed after a newer write: forbidden.
 }
 
+TEST(SectorHistory, AnAnswerThatOutlivesACrashSaysNothingOfWhatTheCrashLeft) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1);
+  history.OnWriteStarted(2, false, 2);
+  history.OnWriteEnded(1, true, false, 3);
+  history.OnWriteEnded(2, true, false, 4);
+  history.OnCrash(7);                                            // Undoes 2 alone.
+  EXPECT_EQ(history.CheckRead(2, false, 5, 8).reason, nullptr);  // Was answered before.
+  EXPECT_EQ(history.CheckRead(1, false, 9, 10).reason, nullptr);
+  EXPECT_EQ(history.CheckRead(1, false, 11, 12).reason, nullptr);
+  EXPECT_NE(history.CheckRead(2, false, 13, 14).reason, nullptr);  // Which is gone now.
+}
+
 TEST(VolumeOracle, SeesTornSectorsAndForeignData) {
   VolumeOracle oracle(1, 8);
   std::byte bytes[1024];

@@ -196,6 +196,14 @@ void ServerActor::Dismantle(Life& life) {
   life.ports.clear();
 }
 
+bool ServerActor::dismantled() const {
+  if (!stopped()) return false;
+  for (const auto& life : ghosts_) {
+    if (life->server != nullptr) return false;
+  }
+  return true;
+}
+
 void ServerActor::WithdrawOffers(std::uint32_t volume) {
   const std::string name = absl::StrCat("vol", volume);
   for (Offer& offer : life_->offers) {

@@ -58,6 +58,7 @@ class ServerActor {
 
   [[nodiscard]] bool running() const { return running_; }
   [[nodiscard]] bool stopped() const { return open_stops_ == 0 && !running_; }
+  [[nodiscard]] bool dismantled() const;  // stopped(), and nothing is left of any life.
   [[nodiscard]] SocketAddress address(std::uint32_t rail = 0) const {
     return host_.Address(kPort, rail);
   }

@@ -118,17 +118,22 @@ void DrawFenceScenario(Prng& prng, ScenarioOptions* options) {
   // Connections that live for a while, or clients would wait longer and longer before they return.
   plan.cut_ppm = OneOf<std::uint32_t>(prng, {1'000, 3'000, 3'000});
   plan.one_sided_ppm = 900'000;
-  options->plans.assign(prng.Chance(500'000) ? 1 : 2, plan);
+  const std::size_t paths = prng.Chance(500'000) ? 1 : 2;
+  // With another path the client does not wait to come back, which would end the old one.
+  if (paths > 1) plan.late_landing_ns = {1 * kNsPerMs, 150 * kNsPerMs};
+  options->plans.assign(paths, plan);
   options->storm_ns = prng.Between(4, 8) * kNsPerSecond;
   DrawCast(prng, options);
   options->hostile_clients = 0;
   options->disk_ns_max = OneOf(prng, {200 * kNsPerUs, 20 * kNsPerMs});
   for (std::uint64_t& count : options->sector_counts) count = 16;
   for (ClientActorOptions& client : options->clients) {
+    client.paths = static_cast<std::uint32_t>(paths);
     for (WorkloadOptions& use : client.workloads) {
       use.sector_count = 16;
       use.io_depth = 8;
       use.think_ns_max = 5 * kNsPerMs;
+      use.fast_ios = 8000;
     }
   }
 }
@@ -139,7 +144,7 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   Prng prng(seed);
   ScenarioOptions options;
   options.seed = seed;
-  if (prng.Chance(200'000)) {
+  if (prng.Chance(250'000)) {
     DrawFenceScenario(prng, &options);
     return options;
   }

@@ -16,8 +16,6 @@ constexpr std::uint64_t kSector = 512;
 constexpr std::size_t kGuardSize = 512;
 constexpr std::byte kGuard{0xa5};
 constexpr std::size_t kDoubtsMax = 50;
-// After so many IOs a workload slows down: another seed teaches more than more of the same.
-constexpr std::uint64_t kFastIos = 2000;
 constexpr std::int64_t kSlowThinkNs = 100 * kNsPerMs;
 constexpr std::int64_t kOpenRetryNs = 50 * kNsPerMs;
 constexpr std::int64_t kCloseNs = 200 * kNsPerMs;
@@ -158,7 +156,7 @@ void Workload::Bury() {
 
 void Workload::Think(Worker& worker, std::int64_t think_ns_max) {
   Crew* crew = worker.crew;
-  if (counts_.submitted > kFastIos) think_ns_max = std::max(think_ns_max, kSlowThinkNs);
+  if (counts_.submitted > options_.fast_ios) think_ns_max = std::max(think_ns_max, kSlowThinkNs);
   world_.Schedule(prng_.Between(0, think_ns_max), [this, crew, &worker, opening = crew->openings] {
     if (crews_.empty() || crews_.back().get() != crew || crew->dead) return;
     // A world event is outside every reactor; mail puts it on the lane's.

@@ -28,6 +28,8 @@ struct WorkloadOptions {
   std::uint32_t part_sectors_max = 16;  // What one chunk carries.
   std::int64_t fail_after_ns = -1;      // Loss policy.
   std::int64_t think_ns_max = 200 * kNsPerUs;
+  // After so many IOs it slows down: another seed teaches more than more of the same.
+  std::uint64_t fast_ios = 2000;
   std::uint32_t read_percent = 40;
   bool backend_may_fail = false;  // EIO is then an answer, not a finding.
 };
