@@ -108,19 +108,18 @@ void VerbsPoller::RemoveConnection(const Place& place) {
   --connection_count_;
 }
 
-absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::QueueOf(ibv_context* context) {
-  for (const auto& queue : queues_) {
-    if (queue->cq->context == context) return queue.get();
-  }
+absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::AddQueue(ibv_context* context) {
   auto queue = std::make_unique<DeviceQueue>();
+  ibv_device_attr limits{};
+  if (const int error = ibv_query_device(context, &limits)) {
+    return ErrnoStatus(error, absl::StrCat("rdma: query ", DeviceName(context)));
+  }
+  queue->entries_max = static_cast<std::uint32_t>(limits.max_cqe);
   queue->channel.reset(ibv_create_comp_channel(context));
   if (queue->channel == nullptr || !SetNonBlocking(queue->channel->fd)) {
     return ErrnoStatus(errno, absl::StrCat("rdma: completion channel of ", DeviceName(context)));
   }
-  if (!WatchDeviceEvents(context)) {
-    return ErrnoStatus(errno, absl::StrCat("rdma: events of ", DeviceName(context)));
-  }
-  queue->entries = kQueueEntriesMin;
+  queue->entries = std::min(kQueueEntriesMin, queue->entries_max);
   queue->cq.reset(
       ibv_create_cq(context, static_cast<int>(queue->entries), nullptr, queue->channel.get(), 0));
   if (queue->cq == nullptr) {
@@ -130,20 +129,32 @@ absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::QueueOf(ibv_context* cont
   return queues_.back().get();
 }
 
+// The first that has, or can have, as much room; a device's queues are longer than one connection
+// needs, but not always long enough for all (rxe: 32767).
+absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::QueueFor(ibv_context* context,
+                                                                std::uint32_t entries) {
+  for (const auto& queue : queues_) {
+    if (queue->cq->context != context) continue;
+    if (entries <= queue->entries_max - queue->entries_used) return queue.get();
+  }
+  ASSIGN_OR_RETURN(DeviceQueue * queue, AddQueue(context));
+  if (entries > queue->entries_max) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "rdma: ", DeviceName(context), " has completion queues of at most ", queue->entries_max,
+        " entries; a connection needs ", entries, " (a smaller queue depth would do)"));
+  }
+  return queue;
+}
+
 absl::StatusOr<ibv_cq*> VerbsPoller::TakeEntries(ibv_context* context, std::uint32_t entries) {
-  ASSIGN_OR_RETURN(DeviceQueue * queue, QueueOf(context));
+  ASSIGN_OR_RETURN(DeviceQueue * queue, QueueFor(context, entries));
   const std::uint32_t wanted = queue->entries_used + entries;
   if (wanted > queue->entries) {
-    ibv_device_attr limits{};
-    (void)ibv_query_device(context, &limits);  // On failure max_cqe stays 0: no more than asked.
-    const std::uint32_t roomy = std::min(
-        std::bit_ceil(wanted), std::max(static_cast<std::uint32_t>(limits.max_cqe), wanted));
+    const std::uint32_t roomy = std::min(std::bit_ceil(wanted), queue->entries_max);
     const int error = ibv_resize_cq(queue->cq.get(), static_cast<int>(roomy));
     if (error != 0) {
-      return ErrnoStatus(error, absl::StrCat("rdma: completion queue of ", wanted, " entries on ",
-                                             DeviceName(context),
-                                             " (fewer or shallower "
-                                             "connections per reactor are needed)"));
+      return ErrnoStatus(error, absl::StrCat("rdma: completion queue of ", roomy, " entries on ",
+                                             DeviceName(context)));
     }
     queue->entries = roomy;
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One reactor's end of the verbs fabric: a CM event channel, a completion queue per device, and the
-// table that finds a connection again by the name of its work request.  On the reactor's thread.
+// One reactor's end of the verbs fabric: a CM event channel, a completion queue (or more) per
+// device, and the table that finds a connection again by the name of its work request.  On the
+// reactor's thread.
 //
 // Sleeping.  While the reactor is awake the completion queues are polled and nothing else; only
 // when it is about to sleep they are armed, and looked at once more.  The descriptors of the
@@ -64,7 +65,7 @@ class VerbsPoller final : public fabric::Poller {
   void RemoveConnection(const Place& place);
   void AddListener() { ++listener_count_; }
   void RemoveListener() { --listener_count_; }
-  // The completion queue of a device, with room for `entries` more; given back by ReturnEntries().
+  // A completion queue of the device, with room for `entries` more; given back by ReturnEntries().
   absl::StatusOr<ibv_cq*> TakeEntries(ibv_context* context, std::uint32_t entries);
   void ReturnEntries(ibv_cq* cq, std::uint32_t entries);
   void PushCompletion(VerbsConnection& connection, const fabric::Completion& completion);
@@ -101,6 +102,7 @@ class VerbsPoller final : public fabric::Poller {
   struct DeviceQueue {
     CompChannelHandle channel;
     CqHandle cq;
+    std::uint32_t entries_max = 0;   // What the device allows.
     std::uint32_t entries = 0;       // What the queue has.
     std::uint32_t entries_used = 0;  // What connections may need at once.
     bool armed = false;              // The device will tell the channel of the next completion.
@@ -109,7 +111,8 @@ class VerbsPoller final : public fabric::Poller {
   };
 
   VerbsPoller(VerbsFabric& fabric, Reactor& reactor) : fabric_(fabric), reactor_(reactor) {}
-  absl::StatusOr<DeviceQueue*> QueueOf(ibv_context* context);
+  absl::StatusOr<DeviceQueue*> AddQueue(ibv_context* context);
+  absl::StatusOr<DeviceQueue*> QueueFor(ibv_context* context, std::uint32_t entries);
   std::size_t PollQueue(DeviceQueue& queue, std::span<fabric::Completion> out);
   std::size_t TakeStashed(std::span<fabric::Completion> out);
   void StashQueue(DeviceQueue& queue);
@@ -122,7 +125,7 @@ class VerbsPoller final : public fabric::Poller {
   Reactor& reactor_;
   EventChannelHandle channel_;
   Watch cm_watch_;
-  std::vector<std::unique_ptr<DeviceQueue>> queues_;  // A device each.
+  std::vector<std::unique_ptr<DeviceQueue>> queues_;  // One per device, or more.
   std::vector<Slot> slots_;
   std::vector<std::uint16_t> free_slots_;
   std::vector<Stashed> stash_;
