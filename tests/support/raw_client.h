@@ -35,7 +35,7 @@ class RawClient final : public RawConnections {
   bool Open(std::uint16_t cid_num, const std::string& name) {
     if (!ConnectAll(cid_num)) return false;
     SendInfo(name);
-    world_.RunUntil([this] { return info_received_ || AnyGone(); }, 60 * kNsPerSecond);
+    host_->RunUntil([this] { return info_received_ || AnyGone(); }, 60 * kNsPerSecond);
     if (!info_received_) return false;
     queue_depth_ = links[0]->response.queue_depth.get();
     chunks_.resize(queue_depth_);
@@ -94,7 +94,7 @@ class RawClient final : public RawConnections {
   }
   // The answer to `mem_id`: 0 or a negative errno; 1 if none came.
   int Await(std::uint32_t mem_id) {
-    world_.RunUntil([&] { return responses.contains(mem_id) || AnyGone(); }, 60 * kNsPerSecond);
+    host_->RunUntil([&] { return responses.contains(mem_id) || AnyGone(); }, 60 * kNsPerSecond);
     return responses.contains(mem_id) ? responses[mem_id] : 1;
   }
   // --- RNBD. ---

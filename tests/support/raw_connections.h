@@ -9,10 +9,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "fabric/sim/sim_world.h"
 #include "proto/rtrs.h"
+#include "reactor/reactor.h"
+#include "tests/support/peer_host.h"
 
 namespace ibnbd {
 
@@ -25,13 +27,15 @@ class RawConnections : public ReactorSource {
   };
 
   RawConnections(sim::World& world, sim::Host& host, const SocketAddress& server, std::uint8_t id)
-      : world_(world), reactor_(host.AddReactor()), memory_(1 << 20), server_(server) {
+      : RawConnections(std::make_unique<SimPeerHost>(world, host), server, id) {}
+  RawConnections(std::unique_ptr<PeerHost> host, const SocketAddress& server, std::uint8_t id)
+      : host_(std::move(host)), reactor_(host_->reactor()), memory_(1 << 20), server_(server) {
     request.paths_uuid.fill(id);
     request.sess_uuid.fill(static_cast<std::uint8_t>(id + 100));
     request.flags = proto::kConnReqFirstConn;
     request.recon_cnt = proto::le16(1);
-    region_ = host.fabric().Register(memory_, fabric::Access::kRemoteWrite).value();
-    poller_ = host.fabric().CreatePoller(reactor_).value();
+    region_ = host_->fabric().Register(memory_, fabric::Access::kRemoteWrite).value();
+    poller_ = host_->fabric().CreatePoller(reactor_).value();
     reactor_.AddSource(*this);
   }
   ~RawConnections() override {
@@ -70,7 +74,7 @@ class RawConnections : public ReactorSource {
   bool Connect(std::uint16_t cid, std::uint16_t cid_num) {
     StartConnect(cid, cid_num);
     Link& link = *links.back();
-    world_.RunUntil([&link] { return link.established || link.rejected || link.gone; },
+    host_->RunUntil([&link] { return link.established || link.rejected || link.gone; },
                     60 * kNsPerSecond);
     return link.established;
   }
@@ -98,6 +102,8 @@ class RawConnections : public ReactorSource {
     return sge;
   }
 
+  void set_deaf(bool deaf) { deaf_ = deaf; }  // Posts no more receives.
+
   // --- The end. ---
   [[nodiscard]] bool AnyGone() const {
     return std::any_of(links.begin(), links.end(),
@@ -105,7 +111,7 @@ class RawConnections : public ReactorSource {
   }
   // True if the server has ended every connection, in time.
   bool AwaitGone(std::int64_t within_ns = 60 * kNsPerSecond) {
-    return world_.RunUntil(
+    return host_->RunUntil(
         [this] {
           return std::all_of(links.begin(), links.end(),
                              [](const auto& link) { return link->gone || link->rejected; });
@@ -114,7 +120,7 @@ class RawConnections : public ReactorSource {
   }
   void Disconnect() {
     for (auto& link : links) link->connection->Disconnect();
-    world_.RunUntil(
+    host_->RunUntil(
         [this] {
           return std::all_of(links.begin(), links.end(), [](const auto& link) {
             return (link->gone || link->rejected) && link->connection->drained();
@@ -144,7 +150,7 @@ class RawConnections : public ReactorSource {
   static constexpr fabric::Cookie kFirstReceive = 1000;
   // An answer has brought the next key of a chunk.
   virtual void OnRkey(const proto::RkeyRsp& message) { (void)message; }
-  sim::World& world_;
+  const std::unique_ptr<PeerHost> host_;
   Reactor& reactor_;
   std::vector<std::byte> memory_;
   std::unique_ptr<fabric::Region> region_;
@@ -182,6 +188,7 @@ class RawConnections : public ReactorSource {
     responses[response.msg_id] = response.error;
   }
   void Repost(const fabric::Completion& completion) {
+    if (deaf_) return;
     const std::size_t index = completion.cookie - kFirstReceive;
     const fabric::Sge room = RkeyRoom(index);
     if (completion.opcode == fabric::Opcode::kReceive) {
@@ -195,6 +202,7 @@ class RawConnections : public ReactorSource {
   const SocketAddress server_;
   std::unique_ptr<fabric::Poller> poller_;
   std::size_t staged_ = kStage;
+  bool deaf_ = false;
 };
 
 }  // namespace ibnbd
