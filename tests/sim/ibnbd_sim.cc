@@ -95,8 +95,8 @@ bool Run::RunSeed(std::uint64_t seed) {
   if (options_.report) std::printf("seed %llu\n", AsUll(seed));
   std::fflush(stdout);
   ScenarioResult result = RunScenario(scenario);
-  const bool twice =
-      options_.seeds == 1 || (options_.twice_every > 0 && seed % options_.twice_every == 0);
+  const bool twice = options_.seeds == 1 || options_.canary == 7 ||
+                     (options_.twice_every > 0 && seed % options_.twice_every == 0);
   if (twice) {  // O7: the same seed, the same world.
     scenario.trace = nullptr;
     if (RunScenario(scenario).trace_hash != result.trace_hash) {
