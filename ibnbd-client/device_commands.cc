@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -95,6 +96,7 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   if (options.read_only) map.access = IBNBD_READ_ONLY;
   if (options.migration) map.access = IBNBD_MIGRATION;
   ASSIGN_OR_RETURN(map.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
+  map.paths = absl::StrJoin(options.paths, " ");
   map.queue_depth = options.queue_depth;
   map.index = options.index;
   map.timeout_ms = TimeoutMs(options);
@@ -216,6 +218,9 @@ void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
                  "sessname=NAME path=ip:ADDRESS device_path=PATH [dest_port=N] "
                  "[access_mode=ro|rw|migration]")
       ->required();
+  map.add_option("--path", options.paths, "One more way to the server; repeatable")
+      ->type_name("[SRC@]DST[:PORT]")
+      ->allow_extra_args(false);
   map.add_option("--as", options.kind, "Kind of device: ublk or nbd")
       ->check(CLI::IsMember({"ublk", "nbd"}))
       ->capture_default_str();

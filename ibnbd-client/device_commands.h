@@ -25,6 +25,7 @@ struct DeviceCommandOptions {
 
   // map
   std::vector<std::string> volume;  // A URI, or the words of the kernel's map_device.
+  std::vector<std::string> paths;
   std::string kind = "ublk";
   bool read_only = false, migration = false, foreground = false;
   std::string on_loss = "hold";  // Also set.

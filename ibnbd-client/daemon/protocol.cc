@@ -38,6 +38,12 @@ constexpr std::array<std::pair<std::uint32_t, const char*>, 3> kWaits{
     {{IBNBD_WAITS_FOR_ANSWER, "answer"},
      {IBNBD_WAITS_FOR_TURN, "turn"},
      {IBNBD_WAITS_FOR_SERVER, "server"}}};
+constexpr std::array<std::pair<std::uint32_t, const char*>, 5> kPathStates{
+    {{IBNBD_PATH_CONNECTING, "connecting"},
+     {IBNBD_PATH_UP, "up"},
+     {IBNBD_PATH_DRAINING, "draining"},
+     {IBNBD_PATH_PAUSING, "pausing"},
+     {IBNBD_PATH_CLOSING, "closing"}}};
 constexpr std::uint32_t kTimeoutMsMax = 24 * 3600 * 1000;
 constexpr std::int64_t kFailAfterMsMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint32_t kQueueDepthMax = 4096;
@@ -134,6 +140,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
         absl::StrCat(map.uri.ToString(), " names no volume: say ", map.uri.ToString(), "/NAME"));
   }
   map.session_name = fields.Text("session_name");
+  map.paths = fields.Text("paths");
   map.kind = fields.Choice("as", kKinds, DeviceKind::kUblk);
   map.access = fields.Choice("access", kAccesses, IBNBD_READ_WRITE);
   map.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
@@ -153,6 +160,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
 void Put(const MapRequest& map, Json* json) {
   (*json)["uri"] = map.uri.ToString();
   if (!map.session_name.empty()) (*json)["session_name"] = map.session_name;
+  if (!map.paths.empty()) (*json)["paths"] = map.paths;
   (*json)["as"] = NameIn(kKinds, map.kind);
   (*json)["access"] = NameIn(kAccesses, map.access);
   (*json)["fail_after_ms"] = map.fail_after_ms;
@@ -239,7 +247,28 @@ Json ToJson(const DeviceReport& report) {
                      {"io_size_max", report.session.io_size_max},
                      {"reconnects", report.session.reconnects},
                      {"heartbeat_rtt_ns", report.session.heartbeat_rtt_ns}};
+  for (const ibnbd_path_info& path : report.paths) {
+    json["session"]["paths"].push_back(ToJson(path));
+  }
   return json;
+}
+
+Json ToJson(const ibnbd_path_info& path) {
+  return {{"id", path.id},
+          {"path", path.path},
+          {"address", path.address},
+          {"state", NameIn(kPathStates, path.state)},
+          {"slow", (path.flags & IBNBD_PATH_SLOW) != 0},
+          {"weight", path.weight},
+          {"inflight", path.inflight},
+          {"reads", path.reads},
+          {"writes", path.writes},
+          {"bytes", path.bytes},
+          {"lost", path.lost},
+          {"latency_ns", path.latency_ns},
+          {"reconnects", path.reconnects},
+          {"connect_failures", path.connect_failures},
+          {"last_error", path.last_error}};
 }
 
 Json ToJson(const ibnbd_io_info& io) {

@@ -38,6 +38,7 @@ absl::StatusOr<ControlRequest> ParseRequest(const std::string& line);
 std::string FormatRequest(const ControlRequest& request);
 
 Json ToJson(const DeviceReport& report);
+Json ToJson(const ibnbd_path_info& path);
 Json ToJson(const ibnbd_io_info& io);
 std::string ErrorAnswer(const absl::Status& status);
 // The object of an answer, or the error it tells.

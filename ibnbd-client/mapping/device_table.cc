@@ -228,6 +228,12 @@ DeviceReport DeviceTable::ReportOf(const Slot& slot) const {
   report.device_size = slot.volume->device_size();
   report.session.struct_size = sizeof(report.session);
   (void)ibnbd_session_get_info(slot.volume->session(), &report.session);  // Zeroes otherwise.
+  for (std::uint32_t i = 0;; ++i) {
+    ibnbd_path_info path = {};
+    path.struct_size = sizeof(path);
+    if (ibnbd_session_get_path_info(slot.volume->session(), i, &path) != 0) break;
+    report.paths.push_back(path);
+  }
   return report;
 }
 

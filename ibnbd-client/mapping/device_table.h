@@ -40,6 +40,7 @@ struct DeviceReport {
   ibnbd_device_info info{};  // Of what is served.
   std::uint64_t device_size = 0;
   struct ibnbd_session_info session {};
+  std::vector<ibnbd_path_info> paths;
 };
 
 class DeviceTable {

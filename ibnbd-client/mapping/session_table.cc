@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -66,20 +67,37 @@ std::shared_ptr<SessionTable::Entry> SessionTable::EntryOf(const Uri& uri,
 }
 
 absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const Uri& uri, const std::string& name,
+                                                     const std::string& paths,
                                                      std::uint32_t timeout_ms, bool retry) {
   const std::shared_ptr<Entry> entry = EntryOf(uri, name);
   absl::MutexLock lock(&entry->opening);
   if (entry->session == nullptr) {
     ASSIGN_OR_RETURN(entry->session,
-                     Open(ServerOf(uri), name.empty() ? name_ : name, timeout_ms, retry));
+                     Open(ServerOf(uri), name.empty() ? name_ : name, paths, timeout_ms, retry));
+    entry->paths = absl::StrSplit(paths, ' ', absl::SkipEmpty());
+  } else {
+    RETURN_IF_ERROR(AddPaths(*entry, paths));
   }
   ++entry->users;
   return entry->session;
 }
 
+absl::Status SessionTable::AddPaths(Entry& entry, const std::string& paths) {
+  constexpr std::uint32_t kWeight = 100;
+  for (const absl::string_view path : absl::StrSplit(paths, ' ', absl::SkipEmpty())) {
+    if (entry.paths.contains(std::string(path))) continue;
+    if (const int error =
+            ibnbd_session_add_path(entry.session, std::string(path).c_str(), kWeight, nullptr)) {
+      return ApiStatus(error);
+    }
+    entry.paths.insert(std::string(path));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
-                                                  const std::string& name, std::uint32_t timeout_ms,
-                                                  bool retry) {
+                                                  const std::string& name, const std::string& paths,
+                                                  std::uint32_t timeout_ms, bool retry) {
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   std::string own_name = name;
   if (client_id_ != 0) {
@@ -87,6 +105,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
     if (name.empty()) own_name = NameFor(options.client_id);
   }
   if (!own_name.empty()) options.name = own_name.c_str();
+  if (!paths.empty()) options.paths = paths.c_str();
   options.queue_count = loops_.count();
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;  // All IO is on registered memory.

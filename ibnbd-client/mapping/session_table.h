@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -33,8 +34,11 @@ class SessionTable {
   // The session of that name ("": the table's) with the server of `uri`, whose export is ignored.
   // Waits for it at most `timeout_ms`; `retry`: also for a server that is not there yet.
   // Release() it.
+  // `paths`: more ways to the server, separated by spaces; a session that is there gets those that
+  // it has not been given yet.
   absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, const std::string& name,
-                                         std::uint32_t timeout_ms, bool retry);
+                                         const std::string& paths, std::uint32_t timeout_ms,
+                                         bool retry);
   void Release(const Uri& uri, const std::string& name);
   [[nodiscard]] std::uint64_t client_id() const { return client_id_; }
 
@@ -42,11 +46,15 @@ class SessionTable {
   struct Entry {
     absl::Mutex opening;  // Held while it is opened or closed.
     ibnbd_session* session ABSL_GUARDED_BY(opening) = nullptr;
+    std::set<std::string> paths ABSL_GUARDED_BY(opening);  // That it was given.
     int users ABSL_GUARDED_BY(opening) = 0;
   };
+  static absl::Status AddPaths(Entry& entry, const std::string& paths)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
   std::shared_ptr<Entry> EntryOf(const Uri& uri, const std::string& name);
   absl::StatusOr<ibnbd_session*> Open(const std::string& server, const std::string& name,
-                                      std::uint32_t timeout_ms, bool retry);
+                                      const std::string& paths, std::uint32_t timeout_ms,
+                                      bool retry);
 
   DeviceLoops& loops_;
   const std::string name_;

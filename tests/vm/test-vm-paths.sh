@@ -3,8 +3,9 @@
 # Our client with two paths over two RDMA devices (Soft-RoCE): memory has a key on each of them; a wire that goes dead under
 # verified IO costs nothing but time, and the path comes back by itself.
 . "$(dirname "$0")/functions.sh"
+. "$(dirname "$0")/map-functions.sh"
 [ -x "$IBNBD_BIN/verbs_conformance_test" ] || skip "this build has no verbs fabric"
-requires fio tc qemu-io
+requires fio tc qemu-io jq
 # Two ways: over the wire between veth0 and veth1, which can be cut, and within rdma0.
 rxe_veth || fail "no Soft-RoCE"
 modprobe dummy numdummies=0
@@ -47,4 +48,17 @@ grep -q 'path down: .*10\.78\.1\.2' "$log" || fail "the wire was never lost: $(c
 ! grep -q 'path down: .*10\.77\.0\.1' "$log" || fail "the other path was lost, too: $(cat "$log")"
 grep -E 'path (down|.* up)' "$log" | tail -n 8
 stop "$bridge_pid"
+
+# The daemon: paths are given with the volume, shown, and remembered by the session.
+modprobe nbd nbds_max=0 || fail "no nbd"
+start_daemon
+map "rdma://10.77.0.1:$port/vol" --as nbd --path 10.78.1.1@10.78.1.2
+paths_up() { [ "$(ibnbd-client show --json "$node" | jq '[.session.paths[] | select(.state == "up")] | length')" = 2 ]; }
+wait_for 30 paths_up || fail "paths: $(ibnbd-client show --json "$node")"
+dd if=/dev/urandom of="$work/data" bs=1M count=8 status=none
+dd if="$work/data" of="$node" bs=1M oflag=direct status=none && cmp -n 8M "$work/data" "$node" || fail "data on $node"
+ibnbd-client show --json "$node" | jq -cM '.session.paths[] | {path, address, state, reads, writes}'
+[ "$(ibnbd-client show --json "$node" | jq '[.session.paths[] | select(.reads + .writes > 0)] | length')" = 2 ] || fail "a path was not used"
+unmap "$node"
+stop "$daemon_pid"
 stop "$server_pid"
