@@ -144,11 +144,14 @@ void ClientLane::LeaveConnection(Slot& slot, bool is_answer) {
     AddTo<std::uint64_t>(counters.lost, 1);
     return;
   }
-  policy_.OnAnswered(slot.path, work, slot.posted_ns, port_.reactor().now_ns());
+  const std::int64_t estimate_ns =
+      policy_.OnAnswered(slot.path, work, slot.posted_ns, port_.reactor().now_ns());
+  counters.estimate_ns.store(estimate_ns, std::memory_order_relaxed);
   AddTo<std::uint64_t>(work.is_read ? counters.reads : counters.writes, 1);
   AddTo<std::uint64_t>(counters.bytes, work.byte_count);
-  counters.estimate_ns.store(policy_.estimate_ns(slot.path), std::memory_order_relaxed);
-  counters.drained_by_policy.store(policy_.drained(slot.path), std::memory_order_relaxed);
+  if (enabled_count_ > 1) [[unlikely]] {
+    counters.drained_by_policy.store(policy_.drained(slot.path), std::memory_order_relaxed);
+  }
 }
 
 void ClientLane::Finish(Slot& slot, std::uint32_t local, int error) {

@@ -139,7 +139,7 @@ struct PathInfo {
   std::uint64_t reconnects = 0, connect_failures = 0;
   std::uint64_t reads = 0, writes = 0, bytes = 0, lost = 0;
   std::uint32_t inflight = 0;
-  std::int64_t latency_ns = 0;  // Smoothed, of the slowest lane; 0: unknown.
+  std::int64_t latency_ns = 0;  // Smoothed, as the slowest lane saw it last; 0: unknown.
   std::int64_t heartbeat_rtt_ns = 0;
 };
 

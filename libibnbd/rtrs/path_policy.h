@@ -44,8 +44,9 @@ class PathPolicy {
   // One of `candidates` (a bit each), or -1 if there is none.
   [[nodiscard]] int Pick(std::uint32_t candidates, const PathWork& work, std::int64_t now_ns);
   void OnPosted(std::uint32_t path, const PathWork& work, std::int64_t now_ns);
-  void OnAnswered(std::uint32_t path, const PathWork& work, std::int64_t posted_ns,
-                  std::int64_t now_ns);
+  // The estimate of such work on this path.
+  std::int64_t OnAnswered(std::uint32_t path, const PathWork& work, std::int64_t posted_ns,
+                          std::int64_t now_ns);
   void OnLost(std::uint32_t path, const PathWork& work);  // It ended without an answer.
 
   [[nodiscard]] bool drained(std::uint32_t path) const { return paths_[path].drained; }
@@ -101,6 +102,7 @@ class PathPolicy {
   void TryReturn(Path& path, std::int64_t now_ns);
 
   PathPolicyKind kind_ = PathPolicyKind::kAdaptive;
+  std::uint32_t usable_count_ = 0;
   std::uint64_t picks_ = 0;
   std::uint32_t turn_ =
       0;  // Picked last: the next one is looked at first, so that equals take turns.

@@ -28,13 +28,17 @@ std::uint64_t PathPolicy::CostOf(const PathWork& work) {
 }
 
 void PathPolicy::Add(std::uint32_t path) {
+  if (!paths_[path].usable) ++usable_count_;
   const std::uint32_t weight = paths_[path].weight;
   paths_[path] = Path{};
   paths_[path].weight = weight;
   paths_[path].usable = true;
 }
 
-void PathPolicy::Remove(std::uint32_t path) { paths_[path].usable = false; }
+void PathPolicy::Remove(std::uint32_t path) {
+  if (paths_[path].usable) --usable_count_;
+  paths_[path].usable = false;
+}
 
 int PathPolicy::Pick(std::uint32_t candidates, const PathWork& work, std::int64_t now_ns) {
   if (candidates == 0) return -1;
@@ -190,12 +194,13 @@ void PathPolicy::OnPosted(std::uint32_t index, const PathWork& work, std::int64_
   path.inflight_cost += CostOf(work);
 }
 
-void PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work, std::int64_t posted_ns,
-                            std::int64_t now_ns) {
+std::int64_t PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work,
+                                    std::int64_t posted_ns, std::int64_t now_ns) {
   OnLost(index, work);
   Path& path = paths_[index];
   path.sign_ns = now_ns;
-  Estimate& estimate = path.estimates[ClassOf(work)];
+  const std::size_t work_class = ClassOf(work);
+  Estimate& estimate = path.estimates[work_class];
   const std::int64_t ns = std::max<std::int64_t>(now_ns - posted_ns, 1);
   if (estimate.samples == 0) {
     estimate = {ns, 1};
@@ -205,10 +210,11 @@ void PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work, std::int6
     estimate.ns += (clipped - estimate.ns) / 8;
     if (estimate.samples < kSamplesMin) ++estimate.samples;
   }
-  if (kind_ == PathPolicyKind::kAdaptive && !path.drained &&
-      IsSlow(path, ClassOf(work), kSlowPercent)) {
+  if (usable_count_ > 1 && kind_ == PathPolicyKind::kAdaptive && !path.drained &&
+      IsSlow(path, work_class, kSlowPercent)) {
     Drain(path, now_ns);
   }
+  return estimate.ns;
 }
 
 void PathPolicy::OnLost(std::uint32_t index, const PathWork& work) {
