@@ -71,6 +71,7 @@ class ClientActor {
   std::vector<std::unique_ptr<Life>> lives_;  // Ghosts, and then the one that runs.
   rtrs::ClientSessionStats stats_of_dead_;
   bool running_ = false;
+  std::uint32_t incarnation_ = 0;
   bool closing_ = false;
   bool closed_ = false;
   std::string given_up_;  // Why.
