@@ -158,9 +158,9 @@ void ClientLane::Finish(Slot& slot, std::uint32_t local, int error) {
   if (slot.connection != nullptr) LeaveConnection(slot, slot.answered);
   ClientRequest* request = std::exchange(slot.request, nullptr);
   if (request->linked()) request->Unlink();  // It waited to be posted again.
-  // A permit that an error takes along.
-  if (!(IBNBD_CANARY(4) && error == -EIO && local == 0))
-    permits_.Release(permits_.range().first + local);
+  // A permit that an error of the server's takes along.
+  const bool lose = IBNBD_CANARY(4) && (error == -EIO || error == kServerNotOpen) && local == 0;
+  if (!lose) permits_.Release(permits_.range().first + local);
   request->permit = PermitPool::kNone;
   request->OnDone(error);
 }

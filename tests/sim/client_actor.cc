@@ -62,6 +62,8 @@ void ClientActor::CreateClient(Life& life) {
     options.session.more_paths.push_back({options_.servers.at(i)});
   }
   options.session.policy = options_.policy;
+  options.session.client_id = options_.client_id;
+  options.session.incarnation = 1 + starts_++ / 2;  // Seconds: two lives may have the same.
   options.session.seed = prng_.Next();
   options.session.heartbeat_interval_ns = options_.heartbeat_ns;
   std::vector<rtrs::Port*> lanes;

@@ -20,6 +20,8 @@ struct ClientActorOptions {
   std::vector<SocketAddress> servers;  // Of its paths, one behind the other.
   std::uint32_t paths = 1;             // At first; the others may be added.
   rtrs::PathPolicyKind policy = rtrs::PathPolicyKind::kAdaptive;
+  // Non-zero: its next life ends the session that its former life has left, as a daemon's does.
+  std::uint64_t client_id = 0;
   std::uint32_t lanes = 2;
   std::int64_t heartbeat_ns = kNsPerSecond;
   std::vector<WorkloadOptions> workloads;
@@ -70,6 +72,7 @@ class ClientActor {
   std::vector<std::unique_ptr<Workload>> workloads_;
   std::vector<std::unique_ptr<Life>> lives_;  // Ghosts, and then the one that runs.
   rtrs::ClientSessionStats stats_of_dead_;
+  std::uint32_t starts_ = 0;
   bool running_ = false;
   std::uint32_t incarnation_ = 0;
   bool closing_ = false;

@@ -41,6 +41,8 @@ using ibnbd::sim::ScenarioResult;
 
 constexpr std::size_t kFindingLinesMax = 4;
 constexpr int kExitCaught = 3;
+// An engine with a bug often does not recover: no need to wait for long.
+constexpr std::int64_t kCanaryHealNs = 30 * ibnbd::kNsPerSecond;
 
 unsigned long long AsUll(std::uint64_t number) { return number; }  // For printf.
 
@@ -88,6 +90,7 @@ void Run::PrintFindings(std::uint64_t seed, const ScenarioResult& result) {
 
 bool Run::RunSeed(std::uint64_t seed) {
   ScenarioOptions scenario = DrawScenario(seed);
+  if (options_.canary > 0) scenario.heal_ns = kCanaryHealNs;
   if (options_.verbose) {
     std::printf("%s\n", scenario.ToString().c_str());
     scenario.trace = [](const std::string& line) { std::printf("%s\n", line.c_str()); };

@@ -17,6 +17,7 @@ constexpr const char* kStormMarks[] = {
     "client: a silent path was given up",
     "client: close ran out of time",
     "client: fail-over",
+    "client: fence tried again",
     "client: first open tried again",
     "client: heartbeats ended",
     "client: io lost",
@@ -27,6 +28,8 @@ constexpr const char* kStormMarks[] = {
     "client: reconnected",
     "client: request repeated on another path",
     "client: server closed the device",
+    "server: a repeated request waited for the old one",
+    "server: a restarted client ended its old session",
     "server: device revoked",
     "server: fence broke the old path",
     "server: fence lifted",
@@ -34,7 +37,10 @@ constexpr const char* kStormMarks[] = {
     "server: heartbeat timed out",
     "server: reconnect broke the old path",
     "server: reconnect waits for the fence",
+    "server: revoked device forgotten",
+    "server: stop broke off what did not drain",
     "server: waited for a name",
+    "server: waited for the session before",
 };
 
 struct Number {

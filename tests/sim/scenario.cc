@@ -72,6 +72,7 @@ ServerActorOptions ServerOptionsOf(const ScenarioOptions& options) {
   result.server.queue_depth = options.queue_depth;
   result.server.io_size_max = options.io_size_max;
   result.server.keys_per_io = options.keys_per_io;
+  result.server.handshake_timeout_ns = options.handshake_ns;
   return result;
 }
 

@@ -29,7 +29,8 @@ struct ScenarioOptions {
   std::uint32_t queue_depth = 16;
   std::uint32_t io_size_max = 8192;
   bool keys_per_io = false;
-  std::int64_t heartbeat_ns = kNsPerSecond;  // Both sides.
+  std::int64_t handshake_ns = 30 * kNsPerSecond;  // The server's patience, with fences too.
+  std::int64_t heartbeat_ns = kNsPerSecond;       // Both sides.
   std::int64_t disk_ns_max = 200 * kNsPerUs;
 
   // --- The storm: how often each happens, on average. ---

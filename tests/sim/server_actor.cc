@@ -153,8 +153,6 @@ void ServerActor::Restart() {
 void ServerActor::StartStop() {
   CHECK(running_);
   running_ = false;
-  for (std::uint32_t i = 0; i < volume_count(); ++i) ReleaseDisk(i);
-  for (const Offer& offer : life_->offers) offer.backend->Release();
   ghosts_.push_back(std::move(life_));
   StopLife(*ghosts_.back());
 }

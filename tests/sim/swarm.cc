@@ -73,6 +73,7 @@ void DrawCast(Prng& prng, ScenarioOptions* options) {
   options->queue_depth = OneOf<std::uint32_t>(prng, {8, 16, 16, 64});
   options->io_size_max = OneOf<std::uint32_t>(prng, {4096, 8192, 8192, 16384});
   options->keys_per_io = prng.Chance(200'000);
+  options->handshake_ns = OneOf(prng, {1 * kNsPerSecond, 10 * kNsPerSecond, 30 * kNsPerSecond});
   options->heartbeat_ns = prng.Between(20, 500) * kNsPerMs;
   options->disk_ns_max =
       OneOf(prng, {200 * kNsPerUs, 200 * kNsPerUs, 20 * kNsPerMs, 2 * kNsPerSecond});
@@ -80,6 +81,7 @@ void DrawCast(Prng& prng, ScenarioOptions* options) {
   for (ClientActorOptions& client : options->clients) {
     client.lanes = Draw32(prng, 1, 3);
     client.paths = Draw32(prng, 1, static_cast<std::int64_t>(options->plans.size()));
+    if (prng.Chance(600'000)) client.client_id = 1 + prng.Below(UINT64_MAX);
     client.policy = static_cast<rtrs::PathPolicyKind>(prng.Below(4));
   }
   options->sector_counts.resize(1 + prng.Below(3));
@@ -184,9 +186,9 @@ std::string ScenarioOptions::ToString() const {
       keys_per_io ? "a key per IO" : "a key per path", heartbeat_ns / kNsPerMs,
       disk_ns_max / kNsPerUs);
   for (const ClientActorOptions& client : clients) {
-    absl::StrAppendFormat(&text, "  client with %d lanes, %d of %d paths, policy %d\n",
-                          client.lanes, client.paths, plans.size(),
-                          static_cast<int>(client.policy));
+    absl::StrAppendFormat(&text, "  client with %d lanes, %s id, %d of %d paths, policy %d\n",
+                          client.lanes, client.client_id == 0 ? "no" : "an", client.paths,
+                          plans.size(), static_cast<int>(client.policy));
     for (const WorkloadOptions& use : client.workloads) {
       absl::StrAppendFormat(
           &text,

@@ -74,7 +74,8 @@ class Link : public std::enable_shared_from_this<Link> {
 
   // --- Breaking. ---
   // The network breaks the link: both ends see it, each in its own time.
-  void Cut(int error, bool peer_of_crash = false);
+  // `silent`: only in the time that a dead host takes to be noticed.
+  void Cut(int error, bool silent = false);
   // This end sees the break: its first unfinished send gets `first_send`, everything else is
   // flushed.
   void SeeBreak(Side side, fabric::WcStatus first_send, int error,

@@ -21,14 +21,12 @@ bool IsWrite(const Message& message) {
 }
 }  // namespace
 
-void Link::Cut(int error, bool peer_of_crash) {
+void Link::Cut(int error, bool silent) {
   if (cut_) return;
   cut_ = true;
   ++network_.counts().cuts;
   network_.world().Trace("cut", id_);
   for (const Side side : {Side::kActive, Side::kPassive}) Sever(side);
-  // A crashed host says nothing; whether a reset comes back to its peers is a matter of luck.
-  const bool silent = peer_of_crash && network_.prng().Chance(500'000);
   for (const Side side : {Side::kActive, Side::kPassive}) {
     if (!silent) TellLater(side, error);
   }

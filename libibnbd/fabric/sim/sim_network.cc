@@ -84,6 +84,9 @@ void Network::CutConnections(const Host& a, const Host& b, std::uint32_t rail) {
 }
 
 void Network::CrashFabric(SimFabric& fabric) {
+  // A crashed host says nothing; whether a reset comes back to its peers is a matter of luck, and
+  // of how it died: either all of them see one or none does.
+  const bool silent = prng_.Chance(500'000);
   fabric.Die();
   std::erase_if(open_ports_, [&fabric](const auto& entry) {
     return &entry.second->poller().fabric() == &fabric;
@@ -95,7 +98,7 @@ void Network::CrashFabric(SimFabric& fabric) {
     }
   }
   for (const std::shared_ptr<Link>& link : links) {
-    link->Cut(-ECONNRESET, /*peer_of_crash=*/true);
+    link->Cut(-ECONNRESET, silent);
     for (const Side side : {Side::kActive, Side::kPassive}) {
       if (link->fabric(side) == &fabric) {
         link->SeeBreak(side, fabric::WcStatus::kPeerGone, -ENETDOWN);
