@@ -21,6 +21,8 @@ connections() { grep -c '^connection' "$work/proxy$1.log"; }
 connected() { [ "$(connections "$1")" -ge "$2" ]; }
 # await_path N [BEFORE]: path N has connected: connection 0 and one per thread more than there were.
 await_path() { wait_for 30 connected "$1" $((${2:-0} + 2)) || fail "path $1 was not connected again"; }
+silences() { grep -c 'no sign of life, while another path is alive' "$log"; }
+silenced() { [ "$(silences)" -gt "$1" ]; }
 works() { # IO on a part of the volume that fio leaves alone, within a bound.
   timeout 20 qemu-io -f raw -c "write -P 0x$1 127M 1M" -c flush -c "read -P 0x$1 127M 1M" "$(nbd_uri)" >"$work/qemu-io.log" 2>&1 &&
     ! grep -qiE 'failed|mismatch|error' "$work/qemu-io.log" || fail "IO while a path is away: $(cat "$work/qemu-io.log")"
@@ -46,9 +48,10 @@ while alive "$fio_pid" && [ $round -lt "${PATHS_ROUNDS:-6}" ]; do
     await_path "$victim"
   else
     before=$(connections "$victim")
+    noticed=$(silences)
     kill -STOP "${proxy_pid[$victim]}"  # Silence.
     works "$((round + 10))"
-    wait_for 20 grep -q 'no sign of life, while another path is alive' "$log" || fail "the silence was not noticed"
+    wait_for 20 silenced "$noticed" || fail "the silence was not noticed"
     kill -CONT "${proxy_pid[$victim]}"
     await_path "$victim" "$before"
   fi
