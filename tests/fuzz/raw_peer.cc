@@ -6,7 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/status/status.h"
 #include "base/check.h"
 #include "base/memory_provider.h"
 
@@ -30,11 +29,11 @@ class SteadyPages final : public MemoryProvider {
       if (got == wanted) return ProvidedMemory{{static_cast<std::byte*>(got), byte_count}};
       if (got != MAP_FAILED) (void)::munmap(got, byte_count);  // An old kernel's idea of the flag.
     }
-    return absl::ResourceExhaustedError("no steady address is free");
+    return OrdinaryPages().Map(byte_count);  // Some sanitizers leave no such place.
   }
 
  private:
-  static constexpr std::uintptr_t kFirst = 0x1'0000'0000, kStride = 16 << 20;
+  static constexpr std::uintptr_t kFirst = 0x2000'0000'0000, kStride = 16 << 20;
   static constexpr std::uintptr_t kEnd = kFirst + 256 * kStride;
 };
 
