@@ -54,14 +54,20 @@ void Workload::Begin(rnbd::Client& client, fabric::Fabric& fabric, std::vector<R
     crew->workers.push_back(std::move(worker));
   }
   crews_.push_back(std::move(crew));
+  ++lives_;
+}
+
+// What was meant for a life that is over is not even looked at: it may be buried.
+bool Workload::Alive(std::uint32_t life) const {
+  return life == lives_ && !crews_.empty() && !crews_.back()->dead;
 }
 
 void Workload::OnSessionReady() { OpenDevice(*crews_.back()); }
 
 void Workload::OpenLater(Crew& crew, std::int64_t delay_ns) {
-  world_.Schedule(delay_ns, [this, crew = &crew] {
+  world_.Schedule(delay_ns, [this, crew = &crew, life = lives_] {
     // A crew that is dead may be buried: it is not looked at.
-    if (crews_.empty() || crews_.back().get() != crew || crew->dead || !submitting_) return;
+    if (!Alive(life) || !submitting_) return;
     OpenDevice(*crew);
   });
 }
@@ -157,13 +163,14 @@ void Workload::Bury() {
 void Workload::Think(Worker& worker, std::int64_t think_ns_max) {
   Crew* crew = worker.crew;
   if (counts_.submitted > options_.fast_ios) think_ns_max = std::max(think_ns_max, kSlowThinkNs);
-  world_.Schedule(prng_.Between(0, think_ns_max), [this, crew, &worker, opening = crew->openings] {
-    if (crews_.empty() || crews_.back().get() != crew || crew->dead) return;
-    // A world event is outside every reactor; mail puts it on the lane's.
-    crew->lanes[worker.lane]->Post([this, crew, &worker, opening] {
-      if (!crew->dead && opening == crew->openings) Submit(worker);
-    });
-  });
+  world_.Schedule(prng_.Between(0, think_ns_max),
+                  [this, crew, &worker, opening = crew->openings, life = lives_] {
+                    if (!Alive(life)) return;
+                    // A world event is outside every reactor; mail puts it on the lane's.
+                    crew->lanes[worker.lane]->Post([this, crew, &worker, opening, life] {
+                      if (Alive(life) && opening == crew->openings) Submit(worker);
+                    });
+                  });
 }
 
 void Workload::DrawOp(Worker& worker) {

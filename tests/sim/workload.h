@@ -95,6 +95,7 @@ class Workload {
     std::vector<std::unique_ptr<Worker>> workers;
   };
 
+  [[nodiscard]] bool Alive(std::uint32_t life) const;
   void OpenDevice(Crew& crew);
   void OpenLater(Crew& crew, std::int64_t delay_ns);
   void OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device);
@@ -131,6 +132,7 @@ class Workload {
     std::int64_t last_ns = -1;
   };
   std::vector<LossReports> loss_reports_;
+  std::uint32_t lives_ = 0;
   std::uint32_t outstanding_ = 0;
   bool submitting_ = true;
   bool fails_after_ = false;  // A loss policy was set at any time.
