@@ -143,6 +143,38 @@ TEST_F(ClientPathsTest, AWriteIsNotSentAgainWhileTheOldOneExecutes) {
   EXPECT_TRUE(DiskHasMemory(8 * kIoSize));
 }
 
+// A path that is connecting again, because the server keeps it out while its old write executes,
+// must not stand in the way of the others' fences.
+class ClientPathsTestAfter : public ClientPathsTest,
+                             public ::testing::WithParamInterface<std::int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Ms, ClientPathsTestAfter,
+                         ::testing::Values(2'000, 10'050, 10'150, 10'300, 10'600, 11'000, 15'000));
+
+TEST_P(ClientPathsTestAfter, APathIsRemovedWhileAnotherOneIsConnectingAgain) {
+  client_.options().session.more_paths = {{Address(1)}, {Address(2)}};
+  Device* device = StartAndOpen();
+  ASSERT_TRUE(AwaitUp(3));
+  const std::vector<rtrs::PathInfo> paths = session().paths();
+  FillPattern(client_.memory().first(12 * kIoSize), 7);
+  backend_->HoldIos();
+  SubmitMany(*device, IoOp::kWrite, 12);  // Each path has some.
+  world_.RunFor(10 * kNsPerMs);
+  ASSERT_EQ(backend_->executing_count(), 12u);
+  Cut(0);
+  world_.RunFor(GetParam() * kNsPerMs);
+  std::optional<absl::Status> removed;
+  session().RemovePath(paths[1].id, [&](const absl::Status& status) { removed = status; });
+  world_.RunFor(kNsPerSecond);
+  EXPECT_FALSE(removed.has_value());
+  backend_->Release();
+  EXPECT_TRUE(AwaitAll(60 * kNsPerSecond));
+  EXPECT_TRUE(world_.RunUntil([&] { return removed.has_value(); }, 60 * kNsPerSecond));
+  EXPECT_TRUE(removed.has_value() && removed->ok());
+  ExpectAllOnceAndWell();
+  EXPECT_TRUE(DiskHasMemory(12 * kIoSize));
+  EXPECT_TRUE(AwaitUp(2));
+}
+
 TEST_F(ClientPathsTest, ASilentPathIsGivenUpInLessThanASecond) {
   Device* device = StartAndOpen(rtrs::PathPolicyKind::kAdaptive);
   FillPattern(client_.memory().first(64 * kIoSize), 4);

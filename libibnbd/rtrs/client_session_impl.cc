@@ -145,7 +145,9 @@ void ClientSession::Impl::OnPathUp(ClientPath& path) {
   path.unfenced = false;  // The server let it in: its old life is over.
   if (state_ == State::kUp) {
     path.Enable();
-    return StartProbes();
+    StartProbes();
+    (void)AdvanceFences();  // Others may have waited for its fence.
+    return;
   }
   limits_.peer_is_ibnbd = path.limits().peer_is_ibnbd;
   limits_.peer_fences = path.limits().peer_fences;

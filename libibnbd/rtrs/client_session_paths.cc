@@ -45,7 +45,9 @@ bool ClientSession::Impl::AdvanceFences() {
   for (const auto& path : paths_) {
     if (!path->unfenced) continue;
     ClientPath* carrier = Carrier();
-    if (!path->drained() || carrier == nullptr || waits) return true;
+    // One that is connecting again is fenced, too: the server may keep it out for long, and the
+    // round in the message keeps its new life out of it.
+    if (!path->past_drained() || carrier == nullptr || waits) return true;
     if (carrier->limits().peer_fences && !IBNBD_CANARY(10)) {
       SendFence(*path, *carrier);
       waits = true;

@@ -14,7 +14,7 @@
 namespace {
 
 TEST(Layout, PublicStructsHaveTheSizesOfVersion01) {
-  EXPECT_EQ(sizeof(ibnbd_session_options), 72u);
+  EXPECT_EQ(sizeof(ibnbd_session_options), 96u);
   EXPECT_EQ(sizeof(ibnbd_session_info), 208u);
   EXPECT_EQ(sizeof(ibnbd_path_info), 672u);
   EXPECT_EQ(sizeof(ibnbd_export_info), 320u);

@@ -101,7 +101,8 @@ for i in 1 2 3 4 5 6 7 8; do
   nodes+=("$node")
 done
 [ "$(ibnbd-client list --json | grep -c '"state": "open"')" = 8 ] || fail "not eight devices: $(ibnbd-client list)"
-[ "$(ibnbd-client list --json | grep '"address"' | sort -u | wc -l)" = 1 ] || fail "not one session"
+one_session='import json, sys; exit(len({d["session"]["address"] for d in json.load(sys.stdin)["devices"]}) != 1)'
+ibnbd-client list --json | python3 -c "$one_session" || fail "not one session"
 fio_pids=()
 for node in "${nodes[@]}"; do
   start_fio "many-${node##*/}" --filename="$node" --ioengine=io_uring --direct=1 --rw=randwrite --bsrange=512-128k \

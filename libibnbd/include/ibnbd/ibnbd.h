@@ -75,7 +75,7 @@ struct ibnbd_session_options {
    * The server ends what is left of the predecessor's session, and only then lets this one in. Two
    * sessions with the same server need different numbers and names. 0: none. */
   uint64_t client_id;
-  uint64_t reserved[1];
+  uint64_t reserved[4];
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
@@ -86,7 +86,7 @@ struct ibnbd_session_options {
   {                                                                                            \
     sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL, 0, \
     {                                                                                          \
-      0                                                                                        \
+      0, 0, 0, 0                                                                               \
     }                                                                                          \
   }
 
