@@ -18,14 +18,15 @@ HostileActor::HostileActor(World& world, std::string name, const fuzz::HostileTa
       pause_ns_max_(pause_ns_max) {}
 
 void HostileActor::Stop() {
-  stopped_ = true;
+  *stopped_ = true;
   client_.peer().DisconnectAll();
 }
 
 void HostileActor::Step() {
-  if (stopped_) return;
   Move();
-  world_.Schedule(prng_.Between(10 * kNsPerUs, pause_ns_max_), [this] { Step(); });
+  world_.Schedule(prng_.Between(10 * kNsPerUs, pause_ns_max_), [this, stopped = stopped_] {
+    if (!*stopped) Step();
+  });
 }
 
 // Noise alone would never pass the first check: most bytes are 0, which leaves a message as it

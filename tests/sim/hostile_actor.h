@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "fabric/sim/sim_world.h"
@@ -20,7 +21,7 @@ class HostileActor {
 
   void Start() { Step(); }
   void Stop();
-  [[nodiscard]] bool gone() { return stopped_ && client_.peer().AllGone(); }
+  [[nodiscard]] bool gone() { return *stopped_ && client_.peer().AllGone(); }
   [[nodiscard]] std::uint64_t moves() const { return moves_; }
 
  private:
@@ -32,7 +33,8 @@ class HostileActor {
   fuzz::HostileClient client_;
   const std::int64_t pause_ns_max_;
   std::uint64_t moves_ = 0;
-  bool stopped_ = false;
+  // The world may have a step of ours scheduled when we are gone.
+  const std::shared_ptr<bool> stopped_ = std::make_shared<bool>(false);
 };
 
 }  // namespace ibnbd::sim
