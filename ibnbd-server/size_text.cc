@@ -38,6 +38,17 @@ absl::StatusOr<std::uint64_t> ParseSize(absl::string_view text) {
   return value << shift;
 }
 
+absl::StatusOr<std::uint64_t> ParseVolumeSize(absl::string_view text, std::uint32_t block_size) {
+  absl::StatusOr<std::uint64_t> size = ParseSize(text);
+  if (!size.ok()) return size;
+  if (*size == 0) return absl::InvalidArgumentError("is empty");
+  if (*size % block_size != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("is not a whole number of ", block_size, "-byte blocks"));
+  }
+  return size;
+}
+
 std::string SizeText(std::uint64_t byte_count) {
   if (byte_count < 1024) return absl::StrCat(byte_count, " B");
   double value = static_cast<double>(byte_count);

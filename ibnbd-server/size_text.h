@@ -15,6 +15,10 @@ namespace ibnbd {
 // error names the text.  "KiB", "kB" and the like are refused too: one spelling, one meaning.
 absl::StatusOr<std::uint64_t> ParseSize(absl::string_view text);
 
+// The size of a volume: not zero, and a whole number of its blocks.  `block_size` in bytes, not
+// zero.
+absl::StatusOr<std::uint64_t> ParseVolumeSize(absl::string_view text, std::uint32_t block_size);
+
 // "16.5 MiB", "512 B": for log lines.
 std::string SizeText(std::uint64_t byte_count);
 

@@ -26,6 +26,13 @@ TEST(SizeText, RefusesWhatIsNotASizeAndNamesIt) {
   }
 }
 
+TEST(SizeText, AVolumeIsAWholeNumberOfBlocks) {
+  EXPECT_EQ(*ParseVolumeSize("8K", 4096), 8192u);
+  EXPECT_EQ(ParseVolumeSize("0", 512).status().message(), "is empty");
+  EXPECT_EQ(ParseVolumeSize("4608", 4096).status().message(),
+            "is not a whole number of 4096-byte blocks");
+}
+
 TEST(SizeText, WritesSizesForPeople) {
   EXPECT_EQ(SizeText(512), "512 B");
   EXPECT_EQ(SizeText(4096), "4 KiB");

@@ -127,14 +127,9 @@ class MemoryBackend final : public rnbd::Backend {
 absl::StatusOr<std::unique_ptr<rnbd::Backend>> CreateMemoryBackend(absl::string_view size_text,
                                                                    std::uint32_t block_size) {
   const std::string where = absl::StrCat("mem:", size_text);
-  absl::StatusOr<std::uint64_t> size = ParseSize(size_text);
-  if (!size.ok()) return Annotate(size.status(), where);
   if (block_size == 0) block_size = rnbd::kSectorSize;
-  if (*size == 0) return absl::InvalidArgumentError(absl::StrCat(where, ": is empty"));
-  if (*size % block_size != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(where, ": is not a whole number of ", block_size, "-byte blocks"));
-  }
+  absl::StatusOr<std::uint64_t> size = ParseVolumeSize(size_text, block_size);
+  if (!size.ok()) return Annotate(size.status(), where);
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Create(*size);
   if (!store.ok()) return Annotate(store.status(), where);
   std::uint64_t volume_id = 0;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fabric/sim/sim_world.h"
+#include "proto/rnbd.h"
 #include "rnbd/server.h"
 #include "rtrs/port.h"
 #include "tests/support/fake_backend.h"
@@ -48,6 +49,24 @@ class FakeExports final : public ExportProvider {
  private:
   std::map<std::string, std::shared_ptr<Export>> exports_;
 };
+
+// Small enough that a test reaches the limits.
+inline ServerOptions SmallServer() {
+  ServerOptions options;
+  options.queue_depth = 16;
+  options.io_size_max = 8192;
+  return options;
+}
+
+inline proto::Io MakeIo(proto::IoOp op, std::uint32_t device, std::uint64_t sector,
+                        std::uint32_t size, std::uint32_t flags = 0) {
+  proto::Io io;
+  io.device_id = proto::le32(device);
+  io.sector = proto::le64(sector);
+  io.rw = proto::le32(static_cast<std::uint32_t>(op) | flags);
+  io.bi_size = proto::le32(size);
+  return io;
+}
 
 // Reactors and ports of one simulated host.
 class SimPorts {

@@ -39,9 +39,7 @@ class HostileClient : public ::testing::Test {
     SetLogSink([](LogLevel, const std::string&) {}, LogLevel::kError);
   }
   static ServerOptions MakeOptions() {
-    ServerOptions options;
-    options.queue_depth = 16;
-    options.io_size_max = 8192;
+    ServerOptions options = SmallServer();
     options.handshake_timeout_ns = 5 * kNsPerSecond;
     options.handshakes_max = 4;
     options.handshake_connections_max = 20;
@@ -55,9 +53,7 @@ class HostileClient : public ::testing::Test {
     return *clients.back();
   }
   int BystanderRead() {
-    proto::Io io;
-    io.device_id = opened.device_id;
-    io.bi_size = proto::le32(512);
+    const proto::Io io = MakeIo(proto::IoOp::kRead, opened.device_id.get(), 0, 512);
     bystander->Read(1, 1, proto::AsBytes(io), 512);
     return bystander->Await(1);
   }
@@ -246,9 +242,7 @@ TEST_F(HostileClient, ReusingAChunkThatExecutesBreaksThePathAndNotTheIo) {
   proto::OpenRsp mine;
   ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadOnly, &mine), 0);
   vol0->HoldIos();
-  proto::Io io;
-  io.device_id = mine.device_id;
-  io.bi_size = proto::le32(512);
+  const proto::Io io = MakeIo(proto::IoOp::kRead, mine.device_id.get(), 0, 512);
   client.Read(1, 3, proto::AsBytes(io), 512);
   world.RunFor(kNsPerMs);
   ASSERT_EQ(vol0->executing_count(), 1u);
@@ -286,9 +280,7 @@ TEST_F(HostileClient, AnAnswerToNowhereBreaksThePathOnly) {
   RawClient& client = OpenHostile();
   proto::OpenRsp mine;
   ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadOnly, &mine), 0);
-  proto::Io io;
-  io.device_id = mine.device_id;
-  io.bi_size = proto::le32(512);
+  const proto::Io io = MakeIo(proto::IoOp::kRead, mine.device_id.get(), 0, 512);
   std::vector<std::byte> bytes(512);
   const proto::SgDesc desc{
       .addr = proto::le64(4096), .key = proto::le32(0xdead), .len = proto::le32(512)};

@@ -28,7 +28,7 @@ class ServerKeysTest : public ::testing::Test {
     EXPECT_TRUE(client->Open(4, "host-a"));
     proto::OpenRsp opened;
     EXPECT_EQ(client->OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-    device = opened.device_id;
+    device = opened.device_id.get();
   }
   ~ServerKeysTest() override {
     client.reset();
@@ -42,19 +42,12 @@ class ServerKeysTest : public ::testing::Test {
     return plan;
   }
   static ServerOptions MakeOptions() {
-    ServerOptions options;
+    ServerOptions options = SmallServer();
     options.queue_depth = 8;
-    options.io_size_max = 8192;
     options.keys_per_io = true;
     return options;
   }
-  proto::Io Message(proto::IoOp op) {
-    proto::Io io;
-    io.device_id = device;
-    io.rw = proto::le32(static_cast<std::uint32_t>(op));
-    io.bi_size = proto::le32(512);
-    return io;
-  }
+  proto::Io Message(proto::IoOp op) { return MakeIo(op, device, 0, 512); }
   void Write(std::size_t link, std::uint32_t mem_id, std::uint8_t value) {
     client->Write(link, mem_id, proto::AsBytes(Message(proto::IoOp::kWrite)),
                   std::vector<std::byte>(512, std::byte{value}));
@@ -81,7 +74,7 @@ class ServerKeysTest : public ::testing::Test {
   ServerFixture server;
   FakeBackend* vol0 = nullptr;
   std::unique_ptr<RawClient> client;
-  proto::le32 device;
+  std::uint32_t device = 0;
 };
 
 TEST_F(ServerKeysTest, EachChunkHasAKeyOfItsOwnAndEachAnswerBringsTheNext) {
@@ -178,7 +171,7 @@ TEST_F(ServerKeysTest, NothingIsKeptForAClientThatGoesAtAnyMoment) {
     ASSERT_TRUE(client->Open(4, "host-a"));
     proto::OpenRsp opened;
     ASSERT_EQ(client->OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-    device = opened.device_id;
+    device = opened.device_id.get();
   }
 }
 

@@ -22,7 +22,7 @@ class ServerPathsTest : public ::testing::Test {
   ServerPathsTest()
       : world(12, sim::FaultPlan()),
         disk(std::make_shared<FakeDisk>(FakeGeometry(1 << 20))),
-        server(world, MakeOptions()) {
+        server(world, SmallServer()) {
     vol0 = &server.exports.Add("vol0", disk);
     for (std::uint8_t i = 0; i < 3; ++i) {
       paths.push_back(std::make_unique<RawClient>(world, world.AddHost("way" + std::to_string(i)),
@@ -33,25 +33,16 @@ class ServerPathsTest : public ::testing::Test {
     }
     proto::OpenRsp opened;
     EXPECT_EQ(paths[0]->OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-    device = opened.device_id;
+    device = opened.device_id.get();
   }
   ~ServerPathsTest() override {
     paths.clear();
     EXPECT_TRUE(server.Stop());
     EXPECT_THAT(world.violations(), ::testing::IsEmpty());
   }
-  static ServerOptions MakeOptions() {
-    ServerOptions options;
-    options.queue_depth = 16;
-    options.io_size_max = 8192;
-    return options;
-  }
   // Connection 1 and 2 of different paths are on different reactors.
   void Write(std::size_t path, std::uint32_t mem_id, std::uint8_t value) {
-    proto::Io io;
-    io.device_id = device;
-    io.rw = proto::le32(static_cast<std::uint32_t>(proto::IoOp::kWrite));
-    io.bi_size = proto::le32(512);
+    const proto::Io io = MakeIo(proto::IoOp::kWrite, device, 0, 512);
     paths[path]->Write(path % 2, mem_id, proto::AsBytes(io),
                        std::vector<std::byte>(512, std::byte{value}));
     world.RunFor(kNsPerMs);
@@ -63,7 +54,7 @@ class ServerPathsTest : public ::testing::Test {
   ServerFixture server;
   FakeBackend* vol0 = nullptr;
   std::vector<std::unique_ptr<RawClient>> paths;
-  proto::le32 device;
+  std::uint32_t device = 0;
 };
 
 TEST_F(ServerPathsTest, ARequestThatComesAgainOverAnotherPathWaitsForTheOldOne) {

@@ -34,9 +34,7 @@ class ServerTest : public ::testing::Test {
     EXPECT_THAT(world.violations(), ::testing::IsEmpty());
   }
   static ServerOptions MakeOptions() {
-    ServerOptions options;
-    options.queue_depth = 16;
-    options.io_size_max = 8192;
+    ServerOptions options = SmallServer();
     options.handshake_timeout_ns = 5 * kNsPerSecond;
     options.devices_per_session_max = 8;
     return options;
@@ -46,19 +44,22 @@ class ServerTest : public ::testing::Test {
         world, world.AddHost("client" + std::to_string(clients.size())), server.address, id));
     return *clients.back();
   }
-  static proto::Io MakeIo(proto::IoOp op, std::uint32_t device, std::uint64_t sector,
-                          std::uint32_t size, std::uint32_t flags = 0) {
-    proto::Io io;
-    io.device_id = proto::le32(device);
-    io.sector = proto::le64(sector);
-    io.rw = proto::le32(static_cast<std::uint32_t>(op) | flags);
-    io.bi_size = proto::le32(size);
-    return io;
-  }
   static int Write(RawClient& client, std::size_t link, std::uint32_t mem_id, const proto::Io& io) {
     const std::vector<std::byte> data(io.bi_size.get(), std::byte{0x77});
     client.Write(link, mem_id, proto::AsBytes(io), data);
     return client.Await(mem_id);
+  }
+  // Opens vol0 and leaves a write of 512 bytes, request 3, executing there.  Returns the device's
+  // id.
+  std::uint32_t OpenAndWriteHeld(RawClient& client) {
+    EXPECT_TRUE(client.Open(2, "a"));
+    proto::OpenRsp opened;
+    EXPECT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+    vol0->HoldIos();
+    const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
+    client.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512, std::byte{0x77}));
+    world.RunFor(kNsPerMs);
+    return opened.device_id.get();
   }
 
   sim::Marks marks;
@@ -250,14 +251,7 @@ TEST_F(ServerTest, FuaOnADiskThatCanOnlyFlushIsAWriteAndAFlush) {
 
 TEST_F(ServerTest, CloseIsAnsweredWhenNothingExecutesAnyMore) {
   RawClient& client = AddClient(1);
-  ASSERT_TRUE(client.Open(2, "a"));
-  proto::OpenRsp opened;
-  ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-  const std::uint32_t id = opened.device_id.get();
-  vol0->HoldIos();
-  const proto::Io io = MakeIo(proto::IoOp::kWrite, id, 0, 512);
-  client.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512));
-  world.RunFor(kNsPerMs);
+  const std::uint32_t id = OpenAndWriteHeld(client);
   ASSERT_EQ(vol0->executing_count(), 1u);
   proto::Close close;
   close.device_id = proto::le32(id);
@@ -312,13 +306,7 @@ TEST_F(ServerTest, RevokedDevicesDoNotPileUp) {
 
 TEST_F(ServerTest, AReturningClientWaitsForWhatExecutesOnItsOldPath) {
   RawClient& before = AddClient(1);
-  ASSERT_TRUE(before.Open(2, "a"));
-  proto::OpenRsp opened;
-  ASSERT_EQ(before.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-  vol0->HoldIos();
-  const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
-  before.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512));
-  world.RunFor(kNsPerMs);
+  OpenAndWriteHeld(before);
   ASSERT_EQ(vol0->executing_count(), 1u);
   RawClient& after = AddClient(1);
   after.request.recon_cnt = proto::le16(2);
@@ -339,13 +327,8 @@ TEST_F(ServerTest, AReturningClientWaitsForWhatExecutesOnItsOldPath) {
 
 TEST_F(ServerTest, AReturningClientIsTurnedAwayWhenTheOldPathDoesNotEnd) {
   RawClient& before = AddClient(1);
-  ASSERT_TRUE(before.Open(2, "a"));
-  proto::OpenRsp opened;
-  ASSERT_EQ(before.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-  vol0->HoldIos();
-  const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
-  before.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512));
-  world.RunFor(kNsPerMs);
+  OpenAndWriteHeld(before);
+  ASSERT_EQ(vol0->executing_count(), 1u);
   RawClient& after = AddClient(1);
   after.request.recon_cnt = proto::le16(2);
   after.StartConnect(0, 2);
@@ -391,13 +374,7 @@ TEST_F(ServerTest, ARestartedClientEndsItsOldSessionAndWaitsForWhatItExecutes) {
   RawClient& before = AddClient(1);
   before.client_id = 77;
   before.incarnation = 5;
-  ASSERT_TRUE(before.Open(2, "a"));
-  proto::OpenRsp opened;
-  ASSERT_EQ(before.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-  vol0->HoldIos();
-  const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
-  before.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512));
-  world.RunFor(kNsPerMs);
+  OpenAndWriteHeld(before);
   ASSERT_EQ(vol0->executing_count(), 1u);
   RawClient& after = AddClient(2);
   after.client_id = 77;
@@ -438,13 +415,8 @@ TEST_F(ServerTest, AnEarlierProcessAndAnotherClientDoNotEndASession) {
 // Also for clients that do not say who they are: the network broke, what executes goes on.
 TEST_F(ServerTest, ANameIsFreeOnlyWhenNothingOfItsSessionExecutes) {
   RawClient& before = AddClient(1);
-  ASSERT_TRUE(before.Open(2, "a"));
-  proto::OpenRsp opened;
-  ASSERT_EQ(before.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-  vol0->HoldIos();
-  const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
-  before.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512));
-  world.RunFor(kNsPerMs);
+  OpenAndWriteHeld(before);
+  ASSERT_EQ(vol0->executing_count(), 1u);
   before.Disconnect();
   world.RunFor(kNsPerMs);
   RawClient& after = AddClient(2);
@@ -486,13 +458,7 @@ TEST_F(ServerTest, HeartbeatsAreAnsweredAndASilentClientIsDropped) {
 
 TEST_F(ServerTest, ACrashedHostCanBeDismantledWithWhatItExecutes) {
   RawClient& client = AddClient(1);
-  ASSERT_TRUE(client.Open(2, "a"));
-  proto::OpenRsp opened;
-  ASSERT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
-  vol0->HoldIos();
-  const proto::Io io = MakeIo(proto::IoOp::kWrite, opened.device_id.get(), 0, 512);
-  client.Write(1, 3, proto::AsBytes(io), std::vector<std::byte>(512, std::byte{0x77}));
-  world.RunFor(kNsPerMs);
+  OpenAndWriteHeld(client);
   ASSERT_EQ(vol0->executing_count(), 1u);
   world.CrashHost(server.host);
   Prng prng(1);
