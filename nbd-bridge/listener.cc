@@ -14,7 +14,6 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/socket_address.h"
@@ -136,21 +135,12 @@ absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const std::string& path) {
 
 absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_port) {
   const std::string what = absl::StrCat("listen on tcp:", host_and_port);
-  // A URI's authority is what we need; NBD's port is the default.
-  const std::size_t bracket = host_and_port.rfind(']');
-  const std::size_t colon = host_and_port.rfind(':');
-  const bool has_port =
-      colon != std::string::npos && (bracket == std::string::npos || colon > bracket);
-  std::string host = has_port ? host_and_port.substr(0, colon) : host_and_port;
-  std::uint32_t port = proto::kNbdPort;
-  if (has_port && (!absl::SimpleAtoi(host_and_port.substr(colon + 1), &port) || port > 65535)) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": the port must be 0 to 65535"));
-  }
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  if (host.empty() || host == "*") host = "::";
-  auto resolved = ResolveAddress(host, static_cast<std::uint16_t>(port));
+  // Without a host, or with "*": all addresses.  NBD's port is the default.
+  const bool no_host = host_and_port.empty() || host_and_port.front() == ':';
+  auto parts = ParseHostPort(absl::StrCat(no_host ? "*" : "", host_and_port), BareIpv6::kTaken);
+  if (!parts.ok()) return Annotate(parts.status(), what);
+  auto resolved = ResolveAddress(parts->host == "*" ? "::" : parts->host,
+                                 parts->port.value_or(proto::kNbdPort));
   if (!resolved.ok()) return Annotate(resolved.status(), what);
   ListenSocket result(
       UniqueFd(::socket(resolved->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP)));

@@ -110,6 +110,8 @@ TEST_F(ListenerTest, PortZeroIsReadBack) {
 TEST_F(ListenerTest, AddressesThatMakeNoSenseAreRefused) {
   EXPECT_FALSE(ListenSocket::Open("tcp:127.0.0.1:99999").ok());
   EXPECT_FALSE(ListenSocket::Open("tcp:127.0.0.1:x").ok());
+  EXPECT_TRUE(ListenSocket::Open("tcp::0").ok());
+  EXPECT_TRUE(ListenSocket::Open("tcp:*:0").ok());
   EXPECT_FALSE(ListenSocket::Open("unix:").ok());
   EXPECT_FALSE(ListenSocket::Open("unix:/" + std::string(200, 'x')).ok());
 }

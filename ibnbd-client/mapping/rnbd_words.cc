@@ -5,7 +5,6 @@
 #include <cstddef>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
@@ -37,11 +36,9 @@ absl::Status TakePath(const std::string& word, absl::string_view path, Uri* uri)
 }
 
 absl::Status TakePort(const std::string& word, absl::string_view text, Uri* uri) {
-  std::uint32_t port = 0;
-  if (!absl::SimpleAtoi(text, &port) || port == 0 || port > 65535) {
-    return Refuse(word, "expected a port, 1 to 65535");
-  }
-  uri->port = static_cast<std::uint16_t>(port);
+  const absl::StatusOr<std::uint16_t> port = ParsePort(text);
+  if (!port.ok() || *port == 0) return Refuse(word, "expected a port, 1 to 65535");
+  uri->port = *port;
   return absl::OkStatus();
 }
 

@@ -11,11 +11,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/status_macros.h"
 
 namespace ibnbd {
@@ -80,50 +82,6 @@ std::string PercentEncode(absl::string_view text) {
   return result;
 }
 
-// "host", "host:port", "[v6]", "[v6]:port" into `uri`.
-absl::Status ParseAuthority(absl::string_view authority, absl::string_view whole, Uri* uri) {
-  absl::string_view port;
-  bool has_port = false;
-  if (!authority.empty() && authority.front() == '[') {
-    const std::size_t end = authority.find(']');
-    if (end == absl::string_view::npos) return Refuse(whole, "'[' without ']'");
-    uri->host = std::string(authority.substr(1, end - 1));
-    absl::string_view rest = authority.substr(end + 1);
-    if (!rest.empty() && rest.front() != ':') return Refuse(whole, "text after ']'");
-    has_port = !rest.empty();
-    if (has_port) port = rest.substr(1);
-  } else {
-    const std::size_t colon = authority.find(':');
-    has_port = colon != absl::string_view::npos;
-    uri->host = std::string(authority.substr(0, colon));
-    if (has_port) port = authority.substr(colon + 1);
-    if (absl::StrContains(port, ":")) {
-      return Refuse(whole, "an IPv6 address must stand in brackets");
-    }
-  }
-  if (uri->host.empty()) return Refuse(whole, "host missing");
-  // A NUL would cut the name short when it is looked up; the others could forge an address in a
-  // log.
-  for (const char c : uri->host) {
-    if (!absl::ascii_isgraph(static_cast<unsigned char>(c)) || c == '[' || c == ']') {
-      return Refuse(whole, "the host has a character that no host has");
-    }
-  }
-  if (!has_port) return absl::OkStatus();
-  std::uint32_t number = 0;
-  // SimpleAtoi alone would take " +1".
-  for (const char c : port) {
-    if (!absl::ascii_isdigit(static_cast<unsigned char>(c))) {
-      return Refuse(whole, absl::StrCat("port \"", port, "\" is not a number"));
-    }
-  }
-  if (!absl::SimpleAtoi(port, &number) || number > 65535) {
-    return Refuse(whole, absl::StrCat("port \"", port, "\" is not within 0..65535"));
-  }
-  uri->port = static_cast<std::uint16_t>(number);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 std::string SocketAddress::ToString() const {
@@ -160,6 +118,52 @@ std::string Uri::ToString() const {
   return result;
 }
 
+absl::StatusOr<std::uint16_t> ParsePort(absl::string_view text) {
+  // SimpleAtoi alone would take " +1".
+  const bool digits = std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isdigit(static_cast<unsigned char>(c));
+  });
+  if (!digits) {
+    return absl::InvalidArgumentError(absl::StrCat("port \"", text, "\" is not a number"));
+  }
+  std::uint32_t number = 0;
+  if (!absl::SimpleAtoi(text, &number) || number > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("port \"", text, "\" is not within 0..65535"));
+  }
+  return static_cast<std::uint16_t>(number);
+}
+
+absl::StatusOr<HostPort> ParseHostPort(absl::string_view text, BareIpv6 bare) {
+  absl::string_view host = text, port;
+  const std::size_t colon = text.find(':');
+  if (absl::StartsWith(text, "[")) {
+    const std::size_t end = text.find(']');
+    if (end == absl::string_view::npos) return absl::InvalidArgumentError("'[' without ']'");
+    host = text.substr(1, end - 1);
+    port = text.substr(end + 1);
+  } else if (colon != text.rfind(':')) {
+    if (bare == BareIpv6::kRefused) {
+      return absl::InvalidArgumentError("an IPv6 address must stand in brackets");
+    }
+  } else if (colon != absl::string_view::npos) {
+    host = text.substr(0, colon);
+    port = text.substr(colon);
+  }
+  if (host.empty()) return absl::InvalidArgumentError("host missing");
+  // A NUL would cut the name short when it is looked up; the others could forge an address in a
+  // log.
+  for (const char c : host) {
+    if (!absl::ascii_isgraph(static_cast<unsigned char>(c)) || c == '[' || c == ']') {
+      return absl::InvalidArgumentError("the host has a character that no host has");
+    }
+  }
+  HostPort result{std::string(host), std::nullopt};
+  if (port.empty()) return result;
+  if (!absl::ConsumePrefix(&port, ":")) return absl::InvalidArgumentError("text after ']'");
+  ASSIGN_OR_RETURN(result.port, ParsePort(port));
+  return result;
+}
+
 absl::StatusOr<Uri> ParseUri(absl::string_view text, absl::string_view default_scheme) {
   Uri uri;
   absl::string_view rest = text;
@@ -180,7 +184,10 @@ absl::StatusOr<Uri> ParseUri(absl::string_view text, absl::string_view default_s
   const std::size_t slash = rest.find('/');
   const absl::string_view authority = rest.substr(0, slash);
   if (absl::StrContains(authority, "@")) return Refuse(text, "a user name means nothing here");
-  RETURN_IF_ERROR(ParseAuthority(authority, text, &uri));
+  absl::StatusOr<HostPort> server = ParseHostPort(authority);
+  if (!server.ok()) return Refuse(text, server.status().message());
+  uri.host = std::move(server->host);
+  uri.port = server->port.value_or(kDefaultPort);
   if (slash != absl::string_view::npos) {
     ASSIGN_OR_RETURN(uri.export_name, PercentDecode(rest.substr(slash + 1), text));
   }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -38,6 +39,17 @@ struct Uri {
 
   [[nodiscard]] std::string ToString() const;
 };
+
+// What stands for one end of a connection: "host", "host:port", "[v6]", "[v6]:port".
+struct HostPort {
+  std::string host;  // Without brackets, never empty.
+  std::optional<std::uint16_t> port;
+};
+// Whether an IPv6 address may stand without brackets, and then without a port.
+enum class BareIpv6 { kRefused, kTaken };
+// The status says what is wrong, not with what: that is the caller's to add.
+absl::StatusOr<HostPort> ParseHostPort(absl::string_view text, BareIpv6 bare = BareIpv6::kRefused);
+absl::StatusOr<std::uint16_t> ParsePort(absl::string_view text);  // 0 to 65535, digits only.
 
 // Refuses, by name, an unknown scheme, a missing host, a port outside 0..65535, queries and
 // fragments.  `default_scheme` is used for "host:port/export"; empty means a scheme is required.

@@ -90,6 +90,38 @@ TEST(ParseUri, WhatToStringWritesIsParsedBack) {
   }
 }
 
+TEST(ParseHostPort, TakesAHostWithOrWithoutAPort) {
+  const struct {
+    const char* text;
+    const char* host;
+    int port;  // -1: none.
+  } cases[] = {
+      {"10.0.0.2", "10.0.0.2", -1},  {"10.0.0.2:0", "10.0.0.2", 0},
+      {"host:65535", "host", 65535}, {"[::1]", "::1", -1},
+      {"[::1]:99", "::1", 99},       {"[fe80::1%eth0]", "fe80::1%eth0", -1},
+  };
+  for (const BareIpv6 bare : {BareIpv6::kRefused, BareIpv6::kTaken}) {
+    for (const auto& test : cases) {
+      const auto parts = ParseHostPort(test.text, bare);
+      ASSERT_TRUE(parts.ok()) << test.text << ": " << parts.status();
+      EXPECT_EQ(parts->host, test.host) << test.text;
+      EXPECT_EQ(parts->port ? *parts->port : -1, test.port) << test.text;
+    }
+    for (const char* text : {"", ":1", "[]", "[::1", "[::1]1", "a b", "a]", "host:", "host:x",
+                             "host:-1", "host:65536", "[::1]:", "[[::1]]"}) {
+      EXPECT_FALSE(ParseHostPort(text, bare).ok()) << text;
+    }
+  }
+}
+
+TEST(ParseHostPort, AnIpv6AddressWithoutBracketsHasNoPort) {
+  EXPECT_FALSE(ParseHostPort("fd77::1:99").ok());
+  const auto parts = ParseHostPort("fd77::1:99", BareIpv6::kTaken);
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  EXPECT_EQ(parts->host, "fd77::1:99");
+  EXPECT_FALSE(parts->port);
+}
+
 TEST(SocketAddress, NumericAddressesResolveToThemselves) {
   const auto v4 = ResolveAddress("127.0.0.1", 4711);
   ASSERT_TRUE(v4.ok()) << v4.status();

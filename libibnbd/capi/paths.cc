@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/socket_address.h"
@@ -22,20 +21,10 @@ using rtrs::PathOptions;
 using rtrs::PathPolicyKind;
 using rtrs::PathState;
 
-absl::string_view WithoutBrackets(absl::string_view text) {
-  const bool has = text.size() > 2 && text.front() == '[' && text.back() == ']';
-  return has ? text.substr(1, text.size() - 2) : text;
-}
-
-// "[::1]:1" has a port, "[::1]" and "::1" have none.
-bool HasPort(absl::string_view text) {
-  const std::size_t colon = text.rfind(':');
-  if (colon == absl::string_view::npos) return false;
-  return text.front() == '[' ? text[colon - 1] == ']' : text.find(':') == colon;
-}
-
+// The address alone, of one as SocketAddress writes it.
 std::string WithoutPort(const std::string& address) {
-  return std::string(WithoutBrackets(address.substr(0, address.rfind(':'))));
+  absl::StatusOr<HostPort> parts = ParseHostPort(address);
+  return parts.ok() ? std::move(parts->host) : address;
 }
 
 std::uint32_t StateOf(PathState state) {
@@ -92,27 +81,23 @@ absl::StatusOr<PathOptions> ParsePath(absl::string_view text, std::uint16_t defa
   const std::pair<absl::string_view, absl::string_view> sides =
       absl::StrSplit(text, absl::MaxSplits('@', 1));
   const bool has_source = absl::string_view::npos != text.find('@');
-  const absl::string_view to = has_source ? sides.second : text;
   const std::string what = absl::StrCat("path \"", text, "\"");
-  if (to.empty() || (has_source && sides.first.empty())) {
+  if (text.empty() || (has_source && (sides.first.empty() || sides.second.empty()))) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": [SRC@]DST[:PORT] is wanted"));
   }
-  std::uint32_t port = default_port;
-  absl::string_view host = to;
-  if (HasPort(to)) {
-    const std::size_t colon = to.rfind(':');
-    host = to.substr(0, colon);
-    if (!absl::SimpleAtoi(to.substr(colon + 1), &port) || port == 0 || port > 65535) {
-      return absl::InvalidArgumentError(absl::StrCat(what, ": its port is not in 1..65535"));
-    }
-  }
+  absl::StatusOr<HostPort> to = ParseHostPort(has_source ? sides.second : text, BareIpv6::kTaken);
+  if (!to.ok()) return Annotate(to.status(), what);
+  const std::uint16_t port = to->port.value_or(default_port);
+  if (port == 0) return absl::InvalidArgumentError(absl::StrCat(what, ": its port is 0"));
   PathOptions options;
-  absl::StatusOr<SocketAddress> server =
-      ResolveAddress(WithoutBrackets(host), static_cast<std::uint16_t>(port));
+  absl::StatusOr<SocketAddress> server = ResolveAddress(to->host, port);
   if (!server.ok()) return Annotate(server.status(), what);
   options.server = *server;
   if (!has_source) return options;
-  absl::StatusOr<SocketAddress> source = ResolveAddress(WithoutBrackets(sides.first), 0);
+  absl::StatusOr<HostPort> from = ParseHostPort(sides.first, BareIpv6::kTaken);
+  if (from.ok() && from->port) from = absl::InvalidArgumentError("a source has no port");
+  if (!from.ok()) return Annotate(from.status(), what);
+  absl::StatusOr<SocketAddress> source = ResolveAddress(from->host, 0);
   if (!source.ok()) return Annotate(source.status(), what);
   if (source->family != server->family) {
     return absl::InvalidArgumentError(

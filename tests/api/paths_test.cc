@@ -100,7 +100,8 @@ TEST_F(PathsTest, APathThatLeadsNowhereHurtsNobodyAndSaysWhy) {
 
 TEST_F(PathsTest, WhatCannotBeAPathIsRefusedInWords) {
   OpenSession(nullptr);
-  for (const char* text : {"", "@127.0.0.1", "127.0.0.1@", "127.0.0.1:0", "127.0.0.1:x"}) {
+  for (const char* text : {"", "@127.0.0.1", "127.0.0.1@", "127.0.0.1:0", "127.0.0.1:x",
+                           "127.0.0.1:99999", "127.0.0.1:1@127.0.0.1", "[::1"}) {
     EXPECT_EQ(ibnbd_session_add_path(session_, text, 100, nullptr), -EINVAL) << text;
     EXPECT_THAT(ibnbd_error_message(), HasSubstr("path"));
   }
