@@ -79,6 +79,7 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   if (IsRnbdWord(options.volume.front())) {
     ASSIGN_OR_RETURN(const RnbdMapping words, ParseRnbdWords(options.volume));
     map.uri = words.uri;
+    map.ways = words.ways;
     map.session_name = words.session_name;
     map.access = words.access;
   } else {
@@ -96,7 +97,8 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   if (options.read_only) map.access = IBNBD_READ_ONLY;
   if (options.migration) map.access = IBNBD_MIGRATION;
   ASSIGN_OR_RETURN(map.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
-  map.paths = absl::StrJoin(options.paths, " ");
+  const std::string more = absl::StrJoin(options.paths, " ");
+  absl::StrAppend(&map.ways.more, map.ways.more.empty() ? "" : " ", more);
   map.queue_depth = options.queue_depth;
   map.index = options.index;
   map.timeout_ms = TimeoutMs(options);
@@ -215,8 +217,8 @@ CLI::Option* AddOnLoss(CLI::App& command, DeviceCommandOptions& options) {
 void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
   map.add_option("volume", options.volume,
                  "tcp://HOST[:PORT]/EXPORT, rdma://..., or as for the kernel's map_device: "
-                 "sessname=NAME path=ip:ADDRESS device_path=PATH [dest_port=N] "
-                 "[access_mode=ro|rw|migration]")
+                 "sessname=NAME path=[ip:SOURCE@]ip:ADDRESS [path=...] device_path=PATH "
+                 "[dest_port=N] [access_mode=ro|rw|migration]")
       ->required();
   map.add_option("--path", options.paths, "One more way to the server; repeatable")
       ->type_name("[SRC@]DST[:PORT]")

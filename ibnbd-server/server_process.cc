@@ -31,7 +31,7 @@ constexpr std::uint64_t kChunkHeaderSize = 4096;  // rnbd::ServerOptions::io_siz
 absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenDecorated(const std::string& scheme,
                                                               const Options& options,
                                                               ListenSockets* listening) {
-  ASSIGN_OR_RETURN(std::unique_ptr<fabric::Fabric> result, OpenFabric(scheme, nullptr, listening));
+  ASSIGN_OR_RETURN(std::unique_ptr<fabric::Fabric> result, OpenFabric(scheme, listening));
   if (!options.fault.empty()) {
     ASSIGN_OR_RETURN(const fabric::FaultSpec spec, fabric::ParseFaultSpec(options.fault));
     LOG_WARN("faults on purpose: ", spec.ToString());

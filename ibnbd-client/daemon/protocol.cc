@@ -140,7 +140,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
         absl::StrCat(map.uri.ToString(), " names no volume: say ", map.uri.ToString(), "/NAME"));
   }
   map.session_name = fields.Text("session_name");
-  map.paths = fields.Text("paths");
+  map.ways = {fields.Text("source"), fields.Text("paths")};
   map.kind = fields.Choice("as", kKinds, DeviceKind::kUblk);
   map.access = fields.Choice("access", kAccesses, IBNBD_READ_WRITE);
   map.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
@@ -160,7 +160,8 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
 void Put(const MapRequest& map, Json* json) {
   (*json)["uri"] = map.uri.ToString();
   if (!map.session_name.empty()) (*json)["session_name"] = map.session_name;
-  if (!map.paths.empty()) (*json)["paths"] = map.paths;
+  if (!map.ways.source.empty()) (*json)["source"] = map.ways.source;
+  if (!map.ways.more.empty()) (*json)["paths"] = map.ways.more;
   (*json)["as"] = NameIn(kKinds, map.kind);
   (*json)["access"] = NameIn(kAccesses, map.access);
   (*json)["fail_after_ms"] = map.fail_after_ms;

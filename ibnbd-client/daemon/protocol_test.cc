@@ -18,7 +18,7 @@ MapRequest AMapping() {
   map.access = IBNBD_MIGRATION;
   map.fail_after_ms = 1500;
   map.queue_depth = 64;
-  map.paths = "10.1.0.1@10.1.0.2 10.2.0.2";
+  map.ways = {"10.0.0.1", "10.1.0.1@10.1.0.2 10.2.0.2"};
   map.index = 7;
   return map;
 }
@@ -29,7 +29,8 @@ void ExpectSame(const MapRequest& a, const MapRequest& b) {
   EXPECT_EQ(a.access, b.access);
   EXPECT_EQ(a.fail_after_ms, b.fail_after_ms);
   EXPECT_EQ(a.queue_depth, b.queue_depth);
-  EXPECT_EQ(a.paths, b.paths);
+  EXPECT_EQ(a.ways.source, b.ways.source);
+  EXPECT_EQ(a.ways.more, b.ways.more);
   EXPECT_EQ(a.index, b.index);
 }
 

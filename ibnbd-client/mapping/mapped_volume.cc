@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
 MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
 
 absl::Status MappedVolume::Open(const Options& how) {
-  ASSIGN_OR_RETURN(session_, sessions_.Acquire(request_.uri, request_.session_name, request_.paths,
+  ASSIGN_OR_RETURN(session_, sessions_.Acquire(request_.uri, request_.session_name, request_.ways,
                                                request_.timeout_ms, how.adopt));
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   options.access = request_.access;

@@ -40,15 +40,32 @@ TEST(RnbdWords, DefaultsAreTheKernels) {
   EXPECT_EQ(ParseUri(mapping->uri.ToString())->host, "fd77::1");
 }
 
+TEST(RnbdWords, ThereMayBeSeveralPathsAndTheyMayHaveSources) {
+  const auto mapping = ParseRnbdWords(
+      Words{"sessname=hostA", "path=ip:10.0.0.3@ip:10.0.0.1", "path=ip:10.0.0.1", "dest_port=99",
+            "path=ip:10.1.0.3,ip:10.1.0.1", "path=ip:[fd77::3]@ip:fd77::1", "device_path=vol"});
+  ASSERT_TRUE(mapping.ok()) << mapping.status();
+  EXPECT_EQ(mapping->uri.host, "10.0.0.1");
+  EXPECT_EQ(mapping->uri.port, 99);
+  EXPECT_EQ(mapping->ways.source, "10.0.0.3");
+  EXPECT_EQ(mapping->ways.more, "10.0.0.1 10.1.0.3@10.1.0.1 fd77::3@fd77::1");
+}
+
 TEST(RnbdWords, WhatCannotBeDoneIsRefusedByName) {
   const struct {
     const char *word, *why;
   } kTests[] = {
-      {"path=gid:fe80::1", "GIDs"},
-      {"path=ip:10.0.0.3@ip:10.0.0.1", "source address"},
-      {"path=ip:10.0.0.3,ip:10.0.0.1", "source address"},
-      {"path=10.0.0.1", "expected path=ip:"},
-      {"path=ip:", "expected path=ip:"},
+      {"path=gid:fe80::1", "AF_IB"},
+      {"path=gid:fe80::2@gid:fe80::1", "AF_IB"},
+      {"path=10.0.0.1", "expected path=["},
+      {"path=ip:", "expected path=["},
+      {"path=ip:10.0.0.3@10.0.0.1", "expected path=["},
+      {"path=ip:10.0.0.3@", "expected path=["},
+      {"path=@ip:10.0.0.1", "expected path=["},
+      {"path=ip:10.0.0.4@ip:10.0.0.3@ip:10.0.0.1", "expected path=["},
+      {"path=ip:10.0.0.1:99", "dest_port="},
+      {"path=ip:10.0.0.3:99@ip:10.0.0.1", "dest_port="},
+      {"path=ip:10.0 10.0.0.1", "character"},
       {"dest_port=0", "a port"},
       {"dest_port=65536", "a port"},
       {"access_mode=wo", "expected ro, rw or migration"},
@@ -66,7 +83,16 @@ TEST(RnbdWords, WhatCannotBeDoneIsRefusedByName) {
     EXPECT_TRUE(absl::StrContains(mapping.status().message(), test.why)) << mapping.status();
   }
   EXPECT_FALSE(ParseRnbdWords(Words{"sessname=a.b"}).ok());
-  EXPECT_FALSE(ParseRnbdWords(Words{"sessname=a", "path=ip:10.0.0.1", "path=ip:10.0.0.2"}).ok());
+  const Words twice[] = {
+      {"path=ip:10.0.0.1", "path=ip:10.0.0.1"},
+      {"path=ip:10.0.0.3@ip:10.0.0.1", "path=ip:10.0.0.3,ip:10.0.0.1"},
+      {"dest_port=1", "dest_port=2"},
+  };
+  for (const Words& words : twice) {
+    const auto mapping = ParseRnbdWords(words);
+    EXPECT_TRUE(absl::StartsWith(mapping.status().message(), words[1])) << mapping.status();
+    EXPECT_TRUE(absl::StrContains(mapping.status().message(), "said twice")) << mapping.status();
+  }
 }
 
 TEST(RnbdWords, WhatIsMissingIsNamed) {

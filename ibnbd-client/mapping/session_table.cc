@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/check.h"
@@ -26,6 +27,17 @@ constexpr std::uint32_t kCloseMs = 1000;
 std::string ServerOf(Uri uri) {
   uri.export_name.clear();
   return uri.ToString();
+}
+
+// All but the URI's own, from anywhere.
+std::set<std::string> PathsOf(const Uri& uri, const Ways& ways) {
+  std::set<std::string> paths = absl::StrSplit(ways.more, ' ', absl::SkipEmpty());
+  if (!ways.source.empty()) {
+    const bool v6 = absl::StrContains(uri.host, ':');
+    paths.insert(
+        absl::StrCat(ways.source, "@", v6 ? "[" : "", uri.host, v6 ? "]:" : ":", uri.port));
+  }
+  return paths;
 }
 
 // One server may be known by several addresses: each session with it is a client of its own.
@@ -67,36 +79,35 @@ std::shared_ptr<SessionTable::Entry> SessionTable::EntryOf(const Uri& uri,
 }
 
 absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const Uri& uri, const std::string& name,
-                                                     const std::string& paths,
-                                                     std::uint32_t timeout_ms, bool retry) {
+                                                     const Ways& ways, std::uint32_t timeout_ms,
+                                                     bool retry) {
   const std::shared_ptr<Entry> entry = EntryOf(uri, name);
   absl::MutexLock lock(&entry->opening);
   if (entry->session == nullptr) {
     ASSIGN_OR_RETURN(entry->session,
-                     Open(ServerOf(uri), name.empty() ? name_ : name, paths, timeout_ms, retry));
-    entry->paths = absl::StrSplit(paths, ' ', absl::SkipEmpty());
+                     Open(ServerOf(uri), name.empty() ? name_ : name, ways, timeout_ms, retry));
+    entry->paths = PathsOf(uri, ways);
   } else {
-    RETURN_IF_ERROR(AddPaths(*entry, paths));
+    RETURN_IF_ERROR(AddPaths(*entry, PathsOf(uri, ways)));
   }
   ++entry->users;
   return entry->session;
 }
 
-absl::Status SessionTable::AddPaths(Entry& entry, const std::string& paths) {
+absl::Status SessionTable::AddPaths(Entry& entry, const std::set<std::string>& paths) {
   constexpr std::uint32_t kWeight = 100;
-  for (const absl::string_view path : absl::StrSplit(paths, ' ', absl::SkipEmpty())) {
-    if (entry.paths.contains(std::string(path))) continue;
-    if (const int error =
-            ibnbd_session_add_path(entry.session, std::string(path).c_str(), kWeight, nullptr)) {
+  for (const std::string& path : paths) {
+    if (entry.paths.contains(path)) continue;
+    if (const int error = ibnbd_session_add_path(entry.session, path.c_str(), kWeight, nullptr)) {
       return ApiStatus(error);
     }
-    entry.paths.insert(std::string(path));
+    entry.paths.insert(path);
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
-                                                  const std::string& name, const std::string& paths,
+                                                  const std::string& name, const Ways& ways,
                                                   std::uint32_t timeout_ms, bool retry) {
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   std::string own_name = name;
@@ -105,7 +116,8 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
     if (name.empty()) own_name = NameFor(options.client_id);
   }
   if (!own_name.empty()) options.name = own_name.c_str();
-  if (!paths.empty()) options.paths = paths.c_str();
+  if (!ways.source.empty()) options.source = ways.source.c_str();
+  if (!ways.more.empty()) options.paths = ways.more.c_str();
   options.queue_count = loops_.count();
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;  // All IO is on registered memory.

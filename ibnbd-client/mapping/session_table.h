@@ -21,6 +21,12 @@
 
 namespace ibnbd::client {
 
+// How a session reaches its server.
+struct Ways {
+  std::string source;  // The local address to come from, on the way that the URI says; "": any.
+  std::string more;    // Other ways, "[SRC@]DST[:PORT]", separated by spaces.
+};
+
 class SessionTable {
  public:
   // `client_id`: of a client that goes on with its devices after a restart, see ibnbd.h; 0: of one
@@ -34,11 +40,9 @@ class SessionTable {
   // The session of that name ("": the table's) with the server of `uri`, whose export is ignored.
   // Waits for it at most `timeout_ms`; `retry`: also for a server that is not there yet.
   // Release() it.
-  // `paths`: more ways to the server, separated by spaces; a session that is there gets those that
-  // it has not been given yet.
-  absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, const std::string& name,
-                                         const std::string& paths, std::uint32_t timeout_ms,
-                                         bool retry);
+  // A session that is there gets the ways that it has not been given yet.
+  absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, const std::string& name, const Ways& ways,
+                                         std::uint32_t timeout_ms, bool retry);
   void Release(const Uri& uri, const std::string& name);
   [[nodiscard]] std::uint64_t client_id() const { return client_id_; }
 
@@ -49,12 +53,11 @@ class SessionTable {
     std::set<std::string> paths ABSL_GUARDED_BY(opening);  // That it was given.
     int users ABSL_GUARDED_BY(opening) = 0;
   };
-  static absl::Status AddPaths(Entry& entry, const std::string& paths)
+  static absl::Status AddPaths(Entry& entry, const std::set<std::string>& paths)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
   std::shared_ptr<Entry> EntryOf(const Uri& uri, const std::string& name);
   absl::StatusOr<ibnbd_session*> Open(const std::string& server, const std::string& name,
-                                      const std::string& paths, std::uint32_t timeout_ms,
-                                      bool retry);
+                                      const Ways& ways, std::uint32_t timeout_ms, bool retry);
 
   DeviceLoops& loops_;
   const std::string name_;

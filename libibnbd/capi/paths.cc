@@ -77,6 +77,20 @@ int FailPath(const char* call, const absl::Status& status) {
 
 }  // namespace
 
+absl::StatusOr<SocketAddress> ParseSource(absl::string_view text, const SocketAddress& server) {
+  const std::string what = absl::StrCat("source \"", text, "\"");
+  const absl::StatusOr<HostPort> parts = ParseHostPort(text, BareIpv6::kTaken);
+  if (!parts.ok()) return Annotate(parts.status(), what);
+  if (parts->port) return absl::InvalidArgumentError(absl::StrCat(what, ": it has no port"));
+  absl::StatusOr<SocketAddress> source = ResolveAddress(parts->host, 0);
+  if (!source.ok()) return Annotate(source.status(), what);
+  if (source->family != server.family) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": source and destination are of different kinds"));
+  }
+  return source;
+}
+
 absl::StatusOr<PathOptions> ParsePath(absl::string_view text, std::uint16_t default_port) {
   const std::pair<absl::string_view, absl::string_view> sides =
       absl::StrSplit(text, absl::MaxSplits('@', 1));
@@ -94,15 +108,8 @@ absl::StatusOr<PathOptions> ParsePath(absl::string_view text, std::uint16_t defa
   if (!server.ok()) return Annotate(server.status(), what);
   options.server = *server;
   if (!has_source) return options;
-  absl::StatusOr<HostPort> from = ParseHostPort(sides.first, BareIpv6::kTaken);
-  if (from.ok() && from->port) from = absl::InvalidArgumentError("a source has no port");
-  if (!from.ok()) return Annotate(from.status(), what);
-  absl::StatusOr<SocketAddress> source = ResolveAddress(from->host, 0);
+  absl::StatusOr<SocketAddress> source = ParseSource(sides.first, options.server);
   if (!source.ok()) return Annotate(source.status(), what);
-  if (source->family != server->family) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(what, ": source and destination are of different kinds"));
-  }
   options.source = *source;
   return options;
 }

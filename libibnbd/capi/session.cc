@@ -101,12 +101,12 @@ absl::StatusOr<std::unique_ptr<ibnbd_queue>> CreateQueue(ibnbd_session& session,
 
 rnbd::Client::Options ClientOptions(const ibnbd_session& session,
                                     const ibnbd_session_options& options,
-                                    const SocketAddress& server,
-                                    std::vector<rtrs::PathOptions> more_paths) {
+                                    std::vector<rtrs::PathOptions> paths) {
   rnbd::Client::Options result;
   result.session.name = session.name;
-  result.session.server = server;
-  result.session.more_paths = std::move(more_paths);
+  result.session.server = paths.front().server;
+  result.session.source = paths.front().source;
+  result.session.more_paths.assign(paths.begin() + 1, paths.end());
   result.session.client_id = options.client_id;
   result.session.incarnation = SecondsSinceBoot();
   result.session.connect_timeout_ns =
@@ -131,7 +131,7 @@ void TearDownQueue(ibnbd_queue& queue) {
 }
 
 absl::Status Build(ibnbd_session& session, const ibnbd_session_options& options,
-                   const SocketAddress& server, std::vector<rtrs::PathOptions> more_paths) {
+                   std::vector<rtrs::PathOptions> paths) {
   for (std::uint32_t i = 0; i < options.queue_count; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<ibnbd_queue> queue, CreateQueue(session, options, i));
     session.queues.push_back(std::move(queue));
@@ -141,9 +141,9 @@ absl::Status Build(ibnbd_session& session, const ibnbd_session_options& options,
   std::vector<rtrs::Port*> lane_ports;
   lane_ports.reserve(session.queues.size());
   for (const auto& queue : session.queues) lane_ports.push_back(queue->port.get());
-  ASSIGN_OR_RETURN(session.client, rnbd::Client::Create(ClientOptions(session, options, server,
-                                                                      std::move(more_paths)),
-                                                        *session.control_port, lane_ports));
+  ASSIGN_OR_RETURN(session.client,
+                   rnbd::Client::Create(ClientOptions(session, options, std::move(paths)),
+                                        *session.control_port, lane_ports));
   return absl::OkStatus();
 }
 
@@ -181,6 +181,19 @@ absl::Status Connect(ibnbd_session& session, const ibnbd_session_options& option
   return connected.status();
 }
 
+// The one that the URI says is the first.
+absl::StatusOr<std::vector<rtrs::PathOptions>> PathsOf(const Uri& uri,
+                                                       const ibnbd_session_options& options) {
+  rtrs::PathOptions first;
+  ASSIGN_OR_RETURN(first.server, ResolveAddress(uri.host, uri.port));
+  if (options.source != nullptr) {
+    ASSIGN_OR_RETURN(first.source, ParseSource(options.source, first.server));
+  }
+  ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, ParsePaths(options.paths, uri.port));
+  paths.insert(paths.begin(), first);
+  return paths;
+}
+
 absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
                                                     const ibnbd_session_options& options) {
   RETURN_IF_ERROR(CheckOptions(options));
@@ -191,13 +204,12 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   uri.export_name.clear();
   session->uri = uri.ToString();
   session->port = uri.port;
-  ASSIGN_OR_RETURN(const SocketAddress server, ResolveAddress(uri.host, uri.port));
-  ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> more_paths, ParsePaths(options.paths, uri.port));
-  ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme, &server));
-  for (const rtrs::PathOptions& path : more_paths) {
+  ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, PathsOf(uri, options));
+  ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme));
+  for (const rtrs::PathOptions& path : paths) {
     RETURN_IF_ERROR(session->fabric->AddPeer(path.server, path.source ? &*path.source : nullptr));
   }
-  absl::Status status = Build(*session, options, server, std::move(more_paths));
+  absl::Status status = Build(*session, options, std::move(paths));
   if (status.ok()) status = StartControlThread(*session);
   if (status.ok()) status = Connect(*session, options);
   if (status.ok()) return session;

@@ -20,6 +20,8 @@ bool TearDown(std::unique_ptr<ibnbd_session> session, std::int64_t timeout_ns);
 
 // "[SRC@]DST[:PORT]" towards the server of the session's URI; names are looked up.
 absl::StatusOr<rtrs::PathOptions> ParsePath(absl::string_view text, std::uint16_t default_port);
+// The numeric or named address to come from, towards `server`.
+absl::StatusOr<SocketAddress> ParseSource(absl::string_view text, const SocketAddress& server);
 // All of a list that is separated by spaces; null: none.
 absl::StatusOr<std::vector<rtrs::PathOptions>> ParsePaths(const char* list,
                                                           std::uint16_t default_port);

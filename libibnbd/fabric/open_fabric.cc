@@ -10,14 +10,12 @@
 namespace ibnbd {
 
 absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(absl::string_view scheme,
-                                                           const SocketAddress* peer,
                                                            fabric::ListeningSockets* listening) {
   if (scheme == "tcp") return tcp::CreateTcpFabric(listening);
   if (scheme == "rdma") {
 #if IBNBD_HAVE_VERBS
-    return verbs::CreateVerbsFabric(peer);
+    return verbs::CreateVerbsFabric(nullptr);
 #else
-    (void)peer;
     return absl::UnimplementedError("rdma: this build has no verbs fabric");
 #endif
   }

@@ -12,11 +12,10 @@
 
 namespace ibnbd {
 
-// "tcp" or "rdma".  `peer`: whom it will connect to; null if it listens only.  Any thread; the
-// fabric may be used from any.
+// "tcp" or "rdma".  Any thread; the fabric may be used from any.  Whom it will connect to is for
+// AddPeer().
 // `listening`: for fabrics that listen on sockets; may be null, else outlives the fabric.
 absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenFabric(
-    absl::string_view scheme, const SocketAddress* peer = nullptr,
-    fabric::ListeningSockets* listening = nullptr);
+    absl::string_view scheme, fabric::ListeningSockets* listening = nullptr);
 
 }  // namespace ibnbd

@@ -58,7 +58,7 @@ int main(void) {
   }
   if (session_options.struct_size != sizeof session_options || session_options.queue_count != 1) return 2;
   if (device_options.struct_size != sizeof device_options || device_options.fail_after_ms != -1) return 3;
-  if (session_options.reserved[3] != 0 || device_options.reserved[3] != 0) return 4;
+  if (session_options.reserved[2] != 0 || device_options.reserved[3] != 0) return 4;
   if (ibnbd_uri_export("tcp://host/a%20b", name, sizeof name) != 0 || strcmp(name, "a b") != 0) return 5;
   if (ibnbd_error_message()[0] != '\0') return 6;
   if (ibnbd_session_open(NULL, NULL, NULL) >= 0 || ibnbd_error_message()[0] == '\0') return 7;

@@ -71,6 +71,21 @@ TEST_F(PathsTest, MorePathsAreGivenWithTheSessionAndUsed) {
   EXPECT_THAT(Path(2).path, HasSubstr("127.0.0.1@127.0.0.1:"));
 }
 
+TEST_F(PathsTest, TheFirstPathMayHaveASource) {
+  ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+  options.source = "127.0.0.2";
+  ASSERT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &session_), 0)
+      << ibnbd_error_message();
+  EXPECT_THAT(Path(0).path, HasSubstr("127.0.0.2@127.0.0.1:"));
+  EXPECT_THAT(Path(0).address, HasSubstr("127.0.0.2:"));
+  for (const char* source : {"", "127.0.0.2:1", "::1", "192.0.2.1"}) {
+    options.source = source;
+    ibnbd_session* none = nullptr;
+    EXPECT_LT(ibnbd_session_open(server_.uri().c_str(), &options, &none), 0) << source;
+    EXPECT_THAT(ibnbd_error_message(), HasSubstr(source));
+  }
+}
+
 TEST_F(PathsTest, PathsComeAndGoUnderAnOpenDevice) {
   OpenSession(nullptr);
   std::uint32_t id = 99;

@@ -44,8 +44,8 @@ typedef struct ibnbd_queue ibnbd_queue;     /* One of a session's queues: submit
 typedef struct ibnbd_device ibnbd_device;   /* An open volume. */
 typedef struct ibnbd_buffer ibnbd_buffer;   /* Registered memory. */
 
-const char *ibnbd_version(void);       /* "0.1.0" */
-const char *ibnbd_error_message(void); /* Never NULL; "" after success. */
+const char* ibnbd_version(void);       /* "0.1.0" */
+const char* ibnbd_error_message(void); /* Never NULL; "" after success. */
 
 /* ---- Logging.  Process-wide; call before opening sessions. ---- */
 enum ibnbd_log_level {
@@ -54,28 +54,30 @@ enum ibnbd_log_level {
   IBNBD_LOG_INFO = 2,
   IBNBD_LOG_DEBUG = 3
 };
-typedef void (*ibnbd_log_fn)(void *opaque, int level, const char *line);
-void ibnbd_set_log(ibnbd_log_fn fn, void *opaque, int level); /* NULL: back to stderr. */
+typedef void (*ibnbd_log_fn)(void* opaque, int level, const char* line);
+void ibnbd_set_log(ibnbd_log_fn fn, void* opaque, int level); /* NULL: back to stderr. */
 
 /* ---- Sessions ---- */
 struct ibnbd_session_options {
   size_t struct_size;
-  const char *name;     /* NULL: made from the host name, the pid and a counter. No '/' or '.'. */
+  const char* name;     /* NULL: made from the host name, the pid and a counter. No '/' or '.'. */
   uint32_t queue_count; /* 1..64 queues, each with a connection of its own. */
   uint32_t connect_timeout_ms; /* Of ibnbd_session_open(). */
   uint32_t flags;              /* IBNBD_SESSION_... */
   uint32_t heartbeat_ms;       /* 0: 5000, what the kernel uses. */
   uint32_t io_depth_max;       /* IOs accepted per queue at once. */
   uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
-  const char *memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
+  const char* memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
                        * pages as far as there are some), "memfd" (a file without a name). */
-  const char *paths;  /* More ways to the server: "[SRC@]DST[:PORT]", separated by spaces; or NULL. */
+  const char*
+      paths; /* More ways to the server: "[SRC@]DST[:PORT]", separated by spaces; or NULL. */
   /* For a program that may be killed and started again, and then issues again what its predecessor
    * may have left under way: a random number that is kept over restarts, and a name that is, too.
    * The server ends what is left of the predecessor's session, and only then lets this one in. Two
    * sessions with the same server need different numbers and names. 0: none. */
   uint64_t client_id;
-  uint64_t reserved[4];
+  const char* source; /* The local address to come from, on the way that the URI says; or NULL. */
+  uint64_t reserved[3];
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
@@ -85,24 +87,24 @@ struct ibnbd_session_options {
 #define IBNBD_SESSION_OPTIONS_INIT                                                             \
   {                                                                                            \
     sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL, 0, \
-    {                                                                                          \
-      0, 0, 0, 0                                                                               \
+        NULL, {                                                                                \
+      0, 0, 0                                                                                  \
     }                                                                                          \
   }
 
 /* `uri` is tcp://host[:port] or rdma://host[:port]; an export name in it is ignored. NULL options:
  * defaults. */
-int ibnbd_session_open(const char *uri, const struct ibnbd_session_options *options,
-                       ibnbd_session **out);
+int ibnbd_session_open(const char* uri, const struct ibnbd_session_options* options,
+                       ibnbd_session** out);
 /* Requires: no other thread uses the session, its queues, devices or buffers any more.  Waits up
  * to `timeout_ms` for outstanding IOs; what is left then completes with -ECANCELED from inside
  * this call.  Closes devices that are open and frees buffers that are left.  Returns within
  * `timeout_ms` plus a little in every state of the network: 0, or -ETIMEDOUT if IOs had to be
  * cancelled.  The handle is gone in either case. */
-int ibnbd_session_close(ibnbd_session *session, uint32_t timeout_ms);
+int ibnbd_session_close(ibnbd_session* session, uint32_t timeout_ms);
 /* Copies the export's name out of `uri`, percent-decoded: "tcp://h:1/vol%20a" gives "vol a".
  * -EINVAL: not a URI of ours; -ENOENT: it names none; -ENAMETOOLONG: `size` is too small. */
-int ibnbd_uri_export(const char *uri, char *name, size_t size);
+int ibnbd_uri_export(const char* uri, char* name, size_t size);
 
 struct ibnbd_session_info {
   size_t struct_size;
@@ -114,18 +116,19 @@ struct ibnbd_session_info {
   char address[128];         /* "127.0.0.1:40000@127.0.0.1:1234" */
   uint64_t reserved[4];
 };
-int ibnbd_session_get_info(ibnbd_session *session, struct ibnbd_session_info *out);
+int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* out);
 /* Round trip of one control message, in ns. */
-int ibnbd_session_ping(ibnbd_session *session, uint32_t timeout_ms, uint64_t *round_trip_ns);
+int ibnbd_session_ping(ibnbd_session* session, uint32_t timeout_ms, uint64_t* round_trip_ns);
 
 /* ---- Paths: several ways to one server, at most 8.  While one is up IOs go on; what was in flight
  * on one that is lost goes over another, and an old write never lands after a newer one (towards
  * one of our own servers). ---- */
-enum ibnbd_policy {          /* Which path an IO takes. */
-  IBNBD_POLICY_ADAPTIVE = 0, /* All that are well, by work in flight; slow ones get probes only. */
-  IBNBD_POLICY_ROUND_ROBIN = 1,
-  IBNBD_POLICY_MIN_INFLIGHT = 2,
-  IBNBD_POLICY_MIN_LATENCY = 3
+enum ibnbd_policy { /* Which path an IO takes. */
+                    IBNBD_POLICY_ADAPTIVE =
+                        0, /* All that are well, by work in flight; slow ones get probes only. */
+                    IBNBD_POLICY_ROUND_ROBIN = 1,
+                    IBNBD_POLICY_MIN_INFLIGHT = 2,
+                    IBNBD_POLICY_MIN_LATENCY = 3
 };
 enum ibnbd_path_state {
   IBNBD_PATH_CONNECTING = 1,
@@ -156,15 +159,15 @@ struct ibnbd_path_info {
 /* `path`: "[SRC@]DST[:PORT]", the port of the session's URI by default.  Returns at once: the path
  * connects by itself, and goes on trying.  `id` may be NULL.  -EINVAL: not such a text, or weight
  * above 1000; -ENOBUFS: there are 8 paths. */
-int ibnbd_session_add_path(ibnbd_session *session, const char *path, uint32_t weight, uint32_t *id);
+int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t weight, uint32_t* id);
 /* Returns when nothing of it is left.  -ENOENT: no such path; -EBUSY: it is the last one;
  * -ETIMEDOUT: it will be removed, but what executes for it at the server takes longer. */
-int ibnbd_session_remove_path(ibnbd_session *session, uint32_t id, uint32_t timeout_ms);
-int ibnbd_session_set_path_weight(ibnbd_session *session, uint32_t id, uint32_t weight);
-int ibnbd_session_set_policy(ibnbd_session *session, uint32_t policy); /* enum ibnbd_policy */
+int ibnbd_session_remove_path(ibnbd_session* session, uint32_t id, uint32_t timeout_ms);
+int ibnbd_session_set_path_weight(ibnbd_session* session, uint32_t id, uint32_t weight);
+int ibnbd_session_set_policy(ibnbd_session* session, uint32_t policy); /* enum ibnbd_policy */
 /* Of the path number `index`, from 0 in order of creation; -ENOENT: there are not so many. */
-int ibnbd_session_get_path_info(ibnbd_session *session, uint32_t index,
-                                struct ibnbd_path_info *out);
+int ibnbd_session_get_path_info(ibnbd_session* session, uint32_t index,
+                                struct ibnbd_path_info* out);
 
 struct ibnbd_export_info {
   size_t struct_size;
@@ -179,9 +182,9 @@ struct ibnbd_export_info {
 #define IBNBD_EXPORT_WRITE_CACHE 2u
 /* Calls `fn` for every export, on this thread; a non-zero return of `fn` ends the list and is
  * returned. -EOPNOTSUPP: the server is not one of ours and cannot tell. */
-typedef int (*ibnbd_export_fn)(void *opaque, const struct ibnbd_export_info *info);
-int ibnbd_session_list(ibnbd_session *session, uint32_t timeout_ms, ibnbd_export_fn fn,
-                       void *opaque);
+typedef int (*ibnbd_export_fn)(void* opaque, const struct ibnbd_export_info* info);
+int ibnbd_session_list(ibnbd_session* session, uint32_t timeout_ms, ibnbd_export_fn fn,
+                       void* opaque);
 
 /* ---- Devices ---- */
 enum ibnbd_access { IBNBD_READ_ONLY = 0, IBNBD_READ_WRITE = 1, IBNBD_MIGRATION = 2 };
@@ -197,13 +200,13 @@ struct ibnbd_device_options {
   {                                                                                  \
     sizeof(struct ibnbd_device_options), IBNBD_READ_WRITE, 30000, -1, { 0, 0, 0, 0 } \
   }
-int ibnbd_device_open(ibnbd_session *session, const char *name,
-                      const struct ibnbd_device_options *options, ibnbd_device **out);
+int ibnbd_device_open(ibnbd_session* session, const char* name,
+                      const struct ibnbd_device_options* options, ibnbd_device** out);
 /* Waits for outstanding IOs (their queues must be polled) up to `timeout_ms`, then fences them
  * off: they complete with -ECANCELED.  Returns 0; -ETIMEDOUT if it had to; -ENODEV if it was
  * closed before. */
-int ibnbd_device_close(ibnbd_device *device, uint32_t timeout_ms);
-int ibnbd_device_set_fail_after(ibnbd_device *device, int64_t fail_after_ms);
+int ibnbd_device_close(ibnbd_device* device, uint32_t timeout_ms);
+int ibnbd_device_set_fail_after(ibnbd_device* device, int64_t fail_after_ms);
 
 struct ibnbd_device_info {
   size_t struct_size;
@@ -229,23 +232,24 @@ enum ibnbd_device_state {
   IBNBD_STATE_FAILING = 3,
   IBNBD_STATE_CLOSED = 4
 };
-int ibnbd_device_get_info(ibnbd_device *device, struct ibnbd_device_info *out);
+int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out);
 /* Asks the server how large the volume is now: if it has grown, ibnbd_device_get_info() says so and
  * IOs may go there from then on.  A volume that has shrunk is an error, and nothing changes.
- * -ENOTCONN: the device is not open now, as when the server is lost; -ETIMEDOUT: no answer in time. */
-int ibnbd_device_refresh(ibnbd_device *device, uint32_t timeout_ms);
+ * -ENOTCONN: the device is not open now, as when the server is lost; -ETIMEDOUT: no answer in time.
+ */
+int ibnbd_device_refresh(ibnbd_device* device, uint32_t timeout_ms);
 
 /* ---- Buffers.  Page-aligned memory is best; any alignment is accepted. ---- */
 /* Zeroed, page aligned. */
-int ibnbd_buffer_alloc(ibnbd_session *session, size_t size, ibnbd_buffer **out);
-int ibnbd_buffer_register(ibnbd_session *session, void *memory, size_t size, ibnbd_buffer **out);
-void *ibnbd_buffer_data(const ibnbd_buffer *buffer);
-size_t ibnbd_buffer_size(const ibnbd_buffer *buffer);
+int ibnbd_buffer_alloc(ibnbd_session* session, size_t size, ibnbd_buffer** out);
+int ibnbd_buffer_register(ibnbd_session* session, void* memory, size_t size, ibnbd_buffer** out);
+void* ibnbd_buffer_data(const ibnbd_buffer* buffer);
+size_t ibnbd_buffer_size(const ibnbd_buffer* buffer);
 /* Memory "memfd": the file that an allocated buffer is the beginning of, for other processes to
  * map; the buffer's, do not close it.  -ENOTSUP: of other memory. */
-int ibnbd_buffer_fd(const ibnbd_buffer *buffer);
+int ibnbd_buffer_fd(const ibnbd_buffer* buffer);
 /* Requires: no IO outstanding on it.  Frees what ibnbd_buffer_alloc() allocated. */
-void ibnbd_buffer_free(ibnbd_buffer *buffer);
+void ibnbd_buffer_free(ibnbd_buffer* buffer);
 
 /* ---- IO ---- */
 enum ibnbd_op {
@@ -256,12 +260,12 @@ enum ibnbd_op {
   IBNBD_OP_SECURE_ERASE = 4,
   IBNBD_OP_WRITE_ZEROES = 5
 };
-#define IBNBD_IO_FUA 1u /* Write, write-zeroes: on stable storage before it completes. */
+#define IBNBD_IO_FUA 1u      /* Write, write-zeroes: on stable storage before it completes. */
 #define IBNBD_IO_PREFLUSH 2u /* Write: everything completed before is made stable first. */
 #define IBNBD_IO_NO_UNMAP 4u /* Write-zeroes: the blocks stay allocated. */
 
 struct ibnbd_io;
-typedef void (*ibnbd_done_fn)(struct ibnbd_io *io, int result); /* 0 or a negative errno. */
+typedef void (*ibnbd_done_fn)(struct ibnbd_io* io, int result); /* 0 or a negative errno. */
 /* The application's storage, untouched by it from submit to done.  Zero it once; fields may be
  * reused. */
 struct ibnbd_io {
@@ -269,10 +273,10 @@ struct ibnbd_io {
   uint32_t flags; /* IBNBD_IO_... */
   uint64_t offset;
   uint64_t length;      /* At most 2 GiB - 4096 for reads and writes.  0 for flush. */
-  void *data;           /* Reads and writes. */
-  ibnbd_buffer *buffer; /* The buffer `data` lies in; NULL: unregistered, the library copies. */
+  void* data;           /* Reads and writes. */
+  ibnbd_buffer* buffer; /* The buffer `data` lies in; NULL: unregistered, the library copies. */
   ibnbd_done_fn done;
-  void *opaque;          /* The application's. */
+  void* opaque;          /* The application's. */
   uint64_t reserved[2];  /* 0. */
   uint64_t internal[32]; /* The library's. */
 };
@@ -295,39 +299,39 @@ enum ibnbd_waits_for {
 };
 /* Calls `fn` for every IO that is outstanding, on this thread; a non-zero return of `fn` ends the
  * list and is returned.  -ETIMEDOUT: a queue was not polled by its owner for so long. */
-typedef int (*ibnbd_io_fn)(void *opaque, const struct ibnbd_io_info *info);
-int ibnbd_device_list_ios(ibnbd_device *device, uint32_t timeout_ms, ibnbd_io_fn fn, void *opaque);
+typedef int (*ibnbd_io_fn)(void* opaque, const struct ibnbd_io_info* info);
+int ibnbd_device_list_ios(ibnbd_device* device, uint32_t timeout_ms, ibnbd_io_fn fn, void* opaque);
 
 /* Queue `index` of the session, valid until the session is closed. */
-ibnbd_queue *ibnbd_session_queue(ibnbd_session *session, uint32_t index);
+ibnbd_queue* ibnbd_session_queue(ibnbd_session* session, uint32_t index);
 /* -EINVAL misaligned, out of range or an unknown flag; -EPERM a write to a read-only device;
  * -EOPNOTSUPP; -EAGAIN more than io_depth_max IOs outstanding on this queue: poll, then try again;
  * -ENODEV the device was closed; -EBUSY the IO is outstanding already. */
-int ibnbd_submit(ibnbd_queue *queue, ibnbd_device *device, struct ibnbd_io *io);
+int ibnbd_submit(ibnbd_queue* queue, ibnbd_device* device, struct ibnbd_io* io);
 /* Makes progress without waiting and calls done callbacks, at most `budget` (0: no limit).
  * Returns how many callbacks ran.  Submitted IOs leave in batches: at the end of a poll, or by
  * ibnbd_queue_flush(). */
-int ibnbd_queue_poll(ibnbd_queue *queue, uint32_t budget);
-int ibnbd_queue_flush(ibnbd_queue *queue);
+int ibnbd_queue_poll(ibnbd_queue* queue, uint32_t budget);
+int ibnbd_queue_flush(ibnbd_queue* queue);
 /* Polls; if no callback ran, waits up to `timeout_ms` (-1: no limit), spinning briefly first.
  * Returns how many callbacks ran; 0 also after a signal, or when woken for something else than an
  * IO of the application. */
-int ibnbd_queue_wait(ibnbd_queue *queue, int timeout_ms);
+int ibnbd_queue_wait(ibnbd_queue* queue, int timeout_ms);
 /* For event loops: readable when a poll would find something.  Call ibnbd_queue_prepare_sleep()
  * before each sleep; if it returns 1 there is something already: poll instead. */
-int ibnbd_queue_fd(ibnbd_queue *queue);
-int ibnbd_queue_prepare_sleep(ibnbd_queue *queue);
+int ibnbd_queue_fd(ibnbd_queue* queue);
+int ibnbd_queue_prepare_sleep(ibnbd_queue* queue);
 /* Any thread: a thread that sleeps in ibnbd_queue_wait() on this queue returns, or does so the
  * next time; the queue's fd becomes readable. */
-int ibnbd_queue_wake(ibnbd_queue *queue);
+int ibnbd_queue_wake(ibnbd_queue* queue);
 
 /* ---- Synchronous IO: submits on `queue` and polls it until done; other callbacks may run. ---- */
-int ibnbd_pread(ibnbd_queue *queue, ibnbd_device *device, void *data, size_t size, uint64_t offset);
-int ibnbd_pwrite(ibnbd_queue *queue, ibnbd_device *device, const void *data, size_t size,
+int ibnbd_pread(ibnbd_queue* queue, ibnbd_device* device, void* data, size_t size, uint64_t offset);
+int ibnbd_pwrite(ibnbd_queue* queue, ibnbd_device* device, const void* data, size_t size,
                  uint64_t offset, uint32_t flags);
-int ibnbd_flush(ibnbd_queue *queue, ibnbd_device *device);
-int ibnbd_discard(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset);
-int ibnbd_write_zeroes(ibnbd_queue *queue, ibnbd_device *device, uint64_t size, uint64_t offset,
+int ibnbd_flush(ibnbd_queue* queue, ibnbd_device* device);
+int ibnbd_discard(ibnbd_queue* queue, ibnbd_device* device, uint64_t size, uint64_t offset);
+int ibnbd_write_zeroes(ibnbd_queue* queue, ibnbd_device* device, uint64_t size, uint64_t offset,
                        uint32_t flags);
 
 #ifdef __GNUC__
