@@ -3,16 +3,8 @@
 # The kernel's RNBD client with several paths to our server: all its policies, paths that are added, removed,
 # disconnected and cut off under IO that is verified, and a wire that goes dead under everything.
 . "$(dirname "$0")/rnbd.sh"
-requires fio tc
-# Two ways: over the wire between veth0 and veth1, which can be cut, and within rdma0.
-rxe_veth || fail "no Soft-RoCE"
-modprobe dummy numdummies=0
-ip link add rdma0 type dummy
-ip link set rdma0 mtu 9000 up
-ip addr add 10.77.0.1/24 dev rdma0
-rdma link add rxe2 type rxe netdev rdma0 && until_true 10 gid_ready rxe2 || fail "no third Soft-RoCE device"
-for device in veth0 veth1; do tc qdisc add dev "$device" root netem delay 0us || fail "no netem"; done
-losing() { local device; for device in veth0 veth1; do tc qdisc change dev "$device" root netem $1 || fail "netem $1"; done; }
+requires fio
+rxe_two_ways
 modprobe rnbd-client || fail "a module is missing"
 export IBNBD_E2E_LISTEN=rdma://0.0.0.0
 truncate -s 256M "$work/vol.img"

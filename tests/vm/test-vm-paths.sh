@@ -5,16 +5,8 @@
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
 [ -x "$IBNBD_BIN/verbs_conformance_test" ] || skip "this build has no verbs fabric"
-requires fio tc qemu-io jq
-# Two ways: over the wire between veth0 and veth1, which can be cut, and within rdma0.
-rxe_veth || fail "no Soft-RoCE"
-modprobe dummy numdummies=0
-ip link add rdma0 type dummy
-ip link set rdma0 mtu 9000 up
-ip addr add 10.77.0.1/24 dev rdma0
-rdma link add rxe2 type rxe netdev rdma0 && until_true 10 gid_ready rxe2 || fail "no third Soft-RoCE device"
-for device in veth0 veth1; do tc qdisc add dev "$device" root netem delay 0us || fail "no netem"; done
-losing() { local device; for device in veth0 veth1; do tc qdisc change dev "$device" root netem $1 || fail "netem $1"; done; }
+requires fio qemu-io jq
+rxe_two_ways
 export IBNBD_E2E_LISTEN=rdma://0.0.0.0
 truncate -s 256M "$work/vol.img"
 start_server --export "vol=$work/vol.img"
