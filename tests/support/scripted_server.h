@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A server that does what a test tells it, over the simulated fabric: by default a minimal and
-// honest RNBD server of the kernel's kind or of ours, and wherever a hook is set, anything else.
-// For what a client must survive and what a client sends.
+// A server that does what a test tells it, over any fabric: by default a minimal and honest RNBD
+// server of the kernel's kind or of ours, and wherever a hook is set, anything else.  For what a
+// client must survive and what a client sends.  On the thread of its host's reactor.
 #pragma once
 
 #include <algorithm>
@@ -9,24 +9,25 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/arena.h"
-#include "fabric/sim/sim_world.h"
 #include "proto/rnbd.h"
 #include "proto/rtrs.h"
 #include "rtrs/port.h"
+#include "tests/support/scripted_connection.h"
 
 namespace ibnbd::rnbd {
 
-class ScriptedServer {
+class ScriptedServer final : public ScriptedConnection::Owner {
  public:
   static constexpr std::uint16_t kQueueDepth = 32;
   static constexpr std::uint32_t kIoSizeMax = 8192;
   static constexpr std::uint32_t kHdrSizeMax = 4096;
   static constexpr std::uint32_t kChunkSize = kIoSizeMax + kHdrSizeMax;
 
-  class Conn;
+  using Conn = ScriptedConnection;
   struct Request {
     Conn* conn = nullptr;
     std::uint32_t mem_id = 0;
@@ -34,12 +35,14 @@ class ScriptedServer {
   };
 
   ScriptedServer(sim::World& world, sim::Host& host)
-      : world_(world), host_(host), layout_(kQueueDepth) {
-    port_ = *rtrs::Port::Create(host.AddReactor(), host.fabric());
+      : ScriptedServer(std::make_unique<SimPeerHost>(world, host), host.Address(1234)) {}
+  ScriptedServer(std::unique_ptr<PeerHost> host, const SocketAddress& address)
+      : host_(std::move(host)), address_(address), layout_(kQueueDepth) {
+    port_ = *rtrs::Port::Create(host_->reactor(), host_->fabric());
     memory_ = *Arena::Create(kQueueDepth * kChunkSize);
-    region_ = *host.fabric().Register(memory_.bytes(), fabric::Access::kRemoteWrite);
+    region_ = *host_->fabric().Register(memory_.bytes(), fabric::Access::kRemoteWrite);
     context_ = port_->Attach(acceptor_);
-    listener_ = *port_->poller().Listen(host.Address(1234), context_);
+    listener_ = *port_->poller().Listen(address_, context_);
     offer.version = proto::le16(proto::kRtrsVersionKernel);
     offer.queue_depth = proto::le16(kQueueDepth);
     offer.max_io_size = proto::le32(kIoSizeMax);
@@ -52,14 +55,15 @@ class ScriptedServer {
              .key = proto::le32(region_->rkey()),
              .len = proto::le32(kQueueDepth * kChunkSize)}};
   }
-  ~ScriptedServer() {
-    for (auto& conn : conns_) conn->connection->Disconnect();
+  ~ScriptedServer() override {
+    Disconnect();
     const auto drained = [this] {
       return std::all_of(conns_.begin(), conns_.end(), [](const auto& conn) {
         return conn->gone && conn->connection->drained();
       });
     };
-    CHECK(world_.RunUntil(drained, 60 * kNsPerSecond));
+    CHECK(host_->RunUntil(drained, 60 * kNsPerSecond));
+    waiting.clear();
     listener_.reset();
     for (auto& conn : conns_) port_->Detach(conn->context);
     conns_.clear();
@@ -76,9 +80,16 @@ class ScriptedServer {
   // True: the hook has dealt with it.
   std::function<bool(const Request&)> on_request;
   std::function<bool(Conn&)> on_info;
-  std::vector<std::uint32_t> io_rws;  // `rw` of every IO, in order of arrival.
+  std::function<bool(std::unique_ptr<fabric::Incoming>&, const proto::ConnReq&)> on_connect;
+  std::vector<std::byte> raw_offer;                        // Instead of `offer`, if there is any.
+  std::vector<std::unique_ptr<fabric::Incoming>> waiting;  // For hooks: never answered.
+  bool silent = false;                                     // Nothing is answered any more.
+  std::vector<std::uint32_t> io_rws;                       // `rw` of every IO, in order of arrival.
 
-  [[nodiscard]] SocketAddress address() const { return host_.Address(1234); }
+  [[nodiscard]] SocketAddress address() const { return address_; }
+  void Disconnect() {
+    for (auto& conn : conns_) conn->connection->Disconnect();
+  }
   // Connections that are established and not gone.
   [[nodiscard]] std::size_t live_count() const {
     std::size_t count = 0;
@@ -86,57 +97,6 @@ class ScriptedServer {
     return count;
   }
   [[nodiscard]] std::size_t accept_count() const { return conns_.size(); }
-
-  class Conn final : public rtrs::PortClient {
-   public:
-    explicit Conn(ScriptedServer& owner) : server(owner) {
-      memory = *Arena::Create(kReceives * kReceiveSize + kSends * kSendSize);
-      region = *server.host_.fabric().Register(memory.bytes(), fabric::Access::kLocal);
-    }
-    void PostReceive(std::uint32_t index) {
-      const fabric::Sge sge = ReceiveSge(index);
-      const fabric::ReceiveRequest request{rtrs::Port::MakeCookie(context, 1, {index, 0}),
-                                           {&sge, 1}};
-      connection->PostReceive({&request, 1});
-    }
-    fabric::Sge ReceiveSge(std::uint32_t index) {
-      return {&memory.bytes()[index * kReceiveSize], kReceiveSize, region->lkey()};
-    }
-    void Post(fabric::Opcode opcode, std::uint32_t imm, std::span<const std::byte> bytes,
-              fabric::RemoteAddress remote = {}) {
-      std::byte* place = &memory.bytes()[kReceives * kReceiveSize + (sent++ % kSends) * kSendSize];
-      std::copy(bytes.begin(), bytes.end(), place);
-      const fabric::Sge sge{place, static_cast<std::uint32_t>(bytes.size()), region->lkey()};
-      fabric::SendRequest request;
-      request.cookie = rtrs::Port::MakeCookie(context, 2, {});
-      request.opcode = opcode;
-      request.imm = imm;
-      request.remote = remote;
-      if (!bytes.empty()) request.sges = {&sge, 1};
-      connection->PostSend({&request, 1});
-    }
-    void OnCompletion(const rtrs::CookieParts& cookie, const fabric::Completion& wc) override {
-      if (wc.status != fabric::WcStatus::kOk || cookie.kind != 1) return;
-      server.OnMessage(*this, wc);
-      if (!gone) PostReceive(cookie.slot.index);
-    }
-    void OnCmEvent(fabric::CmEvent& event) override {
-      if (event.kind != fabric::CmEvent::Kind::kDisconnected) return;
-      gone = true;
-      connection->Disconnect();
-    }
-
-    static constexpr std::uint32_t kReceives = 64, kReceiveSize = 512;
-    static constexpr std::uint32_t kSends = 256, kSendSize = 16384;
-    ScriptedServer& server;
-    std::uint16_t cid = 0;
-    std::uint64_t context = 0;
-    Arena memory;
-    std::unique_ptr<fabric::Region> region;
-    std::unique_ptr<fabric::Connection> connection;
-    std::uint64_t sent = 0;
-    bool gone = false;
-  };
 
   // Data (if any) into the client's buffer, then the response, as a kernel server does it.
   void Reply(const Request& request, int error, std::span<const std::byte> data = {}) {
@@ -163,34 +123,38 @@ class ScriptedServer {
     explicit Acceptor(ScriptedServer& server) : server_(server) {}
     void OnCompletion(const rtrs::CookieParts&, const fabric::Completion&) override {}
     void OnCmEvent(fabric::CmEvent& event) override {
-      if (event.kind == fabric::CmEvent::Kind::kIncoming) server_.OnIncoming(*event.incoming);
+      if (event.kind == fabric::CmEvent::Kind::kIncoming) server_.OnIncoming(event.incoming);
     }
 
    private:
     ScriptedServer& server_;
   };
 
-  void OnIncoming(fabric::Incoming& incoming) {
+  void OnIncoming(std::unique_ptr<fabric::Incoming>& incoming) {
     proto::ConnReq request;
-    CHECK(proto::DecodeConnReq(incoming.private_data(), &request) == nullptr);
+    CHECK(proto::DecodeConnReq(incoming->private_data(), &request) == nullptr);
+    if (on_connect && on_connect(incoming, request)) return;
     if (reject_with != 0) {
-      incoming.Reject(proto::AsBytes(proto::MakeConnReject(reject_with)));
+      incoming->Reject(proto::AsBytes(proto::MakeConnReject(reject_with)));
       return;
     }
-    auto conn = std::make_unique<Conn>(*this);
+    auto conn = std::make_unique<Conn>(host_->fabric(), *this);
     conn->cid = request.cid.get();
     conn->context = port_->Attach(*conn);
     fabric::ConnectionOptions options;
     options.limits = {Conn::kSends, Conn::kReceives, 2, 0};
     options.context = conn->context;
-    auto connection = incoming.Accept(port_->poller(), options, proto::AsBytes(offer));
+    auto connection = incoming->Accept(
+        port_->poller(), options,
+        raw_offer.empty() ? proto::AsBytes(offer) : std::span<const std::byte>(raw_offer));
     CHECK(connection.ok());
     conn->connection = *std::move(connection);
     for (std::uint32_t i = 0; i < Conn::kReceives; ++i) conn->PostReceive(i);
     conns_.push_back(std::move(conn));
   }
 
-  void OnMessage(Conn& conn, const fabric::Completion& wc) {
+  void OnMessage(Conn& conn, const fabric::Completion& wc) override {
+    if (silent) return;
     if (!wc.has_imm) {  // INFO_REQ.
       if (on_info && on_info(conn)) return;
       SendInfoRsp(conn);
@@ -235,8 +199,8 @@ class ScriptedServer {
   }
 
  private:
-  sim::World& world_;
-  sim::Host& host_;
+  const std::unique_ptr<PeerHost> host_;
+  const SocketAddress address_;
   const proto::IoReqImmLayout layout_;
   std::unique_ptr<rtrs::Port> port_;
   Arena memory_;
