@@ -69,11 +69,9 @@ class ClientPath final : public ConnectionObserver {
   [[nodiscard]] std::uint32_t id() const { return id_; }
   [[nodiscard]] std::uint32_t number() const { return number_; }  // Below kClientPathsMax.
   [[nodiscard]] bool up() const { return state_ == State::kUp; }
-  [[nodiscard]] bool drained() const { return state_ == State::kIdle || state_ >= State::kBackoff; }
-  // Nothing of a life before this round is left on our side.
-  [[nodiscard]] bool past_drained() const {
-    return state_ != State::kUp && state_ != State::kBroken;
-  }
+  // Nothing of a life in which it was up is left on our side: what was in flight may be fenced.
+  // Also while it is connecting again.
+  [[nodiscard]] bool drained() const { return state_ != State::kUp && state_ != State::kBroken; }
   [[nodiscard]] bool enabled() const { return enabled_; }  // In this round: it had requests.
   [[nodiscard]] bool idle() const { return state_ == State::kIdle; }
   [[nodiscard]] bool connecting_first_time() const {

@@ -47,7 +47,7 @@ bool ClientSession::Impl::AdvanceFences() {
     ClientPath* carrier = Carrier();
     // One that is connecting again is fenced, too: the server may keep it out for long, and the
     // round in the message keeps its new life out of it.
-    if (!path->past_drained() || carrier == nullptr || waits) return true;
+    if (!path->drained() || carrier == nullptr || waits) return true;
     if (carrier->limits().peer_fences && !IBNBD_CANARY(10)) {
       SendFence(*path, *carrier);
       waits = true;
