@@ -39,6 +39,23 @@ absl::StatusOr<T> CallControl(
       absl::StrCat("no answer within ", timeout_ns / kNsPerMs, " ms"));
 }
 
+// Of a call that has nothing to tell but whether it worked.
+inline absl::Status CallControlForStatus(
+    ibnbd_session& session, std::int64_t timeout_ns,
+    std::function<void(std::function<void(const absl::Status&)>)> start) {
+  return CallControl<bool>(session, timeout_ns,
+                           [start = std::move(start)](auto done) {
+                             start([done](const absl::Status& status) {
+                               if (status.ok()) {
+                                 done(true);
+                               } else {
+                                 done(status);
+                               }
+                             });
+                           })
+      .status();
+}
+
 // 0, or an error with text: the session is not one, or we are inside a callback.
 int CheckSession(const char* call, const ibnbd_session* session);
 // Likewise; -ENODEV if the device was closed.

@@ -128,6 +128,7 @@ absl::StatusOr<std::vector<PathOptions>> ParsePaths(const char* list, std::uint1
 
 using ibnbd::kNsPerMs;
 using ibnbd::capi::CallControl;
+using ibnbd::capi::CallControlForStatus;
 using ibnbd::capi::CheckSession;
 using ibnbd::capi::Fail;
 using ibnbd::capi::FailPath;
@@ -156,30 +157,20 @@ int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t we
 int ibnbd_session_remove_path(ibnbd_session* session, uint32_t id, uint32_t timeout_ms) {
   constexpr char kCall[] = "ibnbd_session_remove_path";
   if (const int error = CheckSession(kCall, session)) return error;
-  auto removed = CallControl<bool>(*session, timeout_ms * kNsPerMs, [session, id](auto done) {
-    session->client->session().RemovePath(id, [done](const absl::Status& status) {
-      if (status.ok()) {
-        done(true);
-      } else {
-        done(status);
-      }
-    });
-  });
-  return removed.ok() ? Succeed() : FailPath(kCall, removed.status());
+  const absl::Status removed = CallControlForStatus(
+      *session, timeout_ms * kNsPerMs,
+      [session, id](auto done) { session->client->session().RemovePath(id, std::move(done)); });
+  return removed.ok() ? Succeed() : FailPath(kCall, removed);
 }
 
 int ibnbd_session_set_path_weight(ibnbd_session* session, uint32_t id, uint32_t weight) {
   constexpr char kCall[] = "ibnbd_session_set_path_weight";
   if (const int error = CheckSession(kCall, session)) return error;
-  auto set = CallControl<bool>(*session, kLocalAnswerNs, [session, id, weight](auto done) {
-    const absl::Status status = session->client->session().SetPathWeight(id, weight);
-    if (status.ok()) {
-      done(true);
-    } else {
-      done(status);
-    }
-  });
-  return set.ok() ? Succeed() : FailPath(kCall, set.status());
+  const absl::Status set =
+      CallControlForStatus(*session, kLocalAnswerNs, [session, id, weight](auto done) {
+        done(session->client->session().SetPathWeight(id, weight));
+      });
+  return set.ok() ? Succeed() : FailPath(kCall, set);
 }
 
 int ibnbd_session_set_policy(ibnbd_session* session, uint32_t policy) {

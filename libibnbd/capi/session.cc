@@ -168,17 +168,9 @@ absl::Status StartControlThread(ibnbd_session& session) {
 
 absl::Status Connect(ibnbd_session& session, const ibnbd_session_options& options) {
   const bool retry = (options.flags & IBNBD_SESSION_RETRY) != 0;
-  auto connected = CallControl<bool>(
-      session, options.connect_timeout_ms * kNsPerMs, [&session, retry](auto done) {
-        session.client->Start(retry, [done](const absl::Status& status) {
-          if (status.ok()) {
-            done(true);
-          } else {
-            done(status);
-          }
-        });
-      });
-  return connected.status();
+  return CallControlForStatus(
+      session, options.connect_timeout_ms * kNsPerMs,
+      [&session, retry](auto done) { session.client->Start(retry, std::move(done)); });
 }
 
 // The one that the URI says is the first.
