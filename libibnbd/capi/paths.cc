@@ -43,6 +43,22 @@ std::uint32_t StateOf(PathState state) {
   return 0;
 }
 
+// As configured.
+std::string TextOf(const std::string& source, const std::string& server) {
+  return absl::StrCat(source.empty() ? "" : absl::StrCat(WithoutPort(source), "@"), server);
+}
+
+absl::StatusOr<std::uint32_t> AddPath(rtrs::ClientSession& session, const PathOptions& options) {
+  const std::string text =
+      TextOf(options.source ? options.source->ToString() : "", options.server.ToString());
+  for (const PathInfo& other : session.paths()) {
+    if (TextOf(other.source, other.server) != text) continue;
+    return absl::AlreadyExistsError(
+        absl::StrCat("path ", text, " is there already: its number is ", other.id));
+  }
+  return session.AddPath(options);
+}
+
 struct ibnbd_path_info Fill(const PathInfo& path) {
   struct ibnbd_path_info info = {};
   info.struct_size = sizeof info;
@@ -59,8 +75,7 @@ struct ibnbd_path_info Fill(const PathInfo& path) {
   info.connect_failures = path.connect_failures;
   info.latency_ns = static_cast<std::uint64_t>(path.latency_ns);
   info.heartbeat_rtt_ns = static_cast<std::uint64_t>(path.heartbeat_rtt_ns);
-  const std::string source = path.source.empty() ? "" : absl::StrCat(WithoutPort(path.source), "@");
-  CopyText(absl::StrCat(source, path.server), info.path);
+  CopyText(TextOf(path.source, path.server), info.path);
   CopyText(path.addresses, info.address);
   CopyText(path.last_error, info.last_error);
   return info;
@@ -71,6 +86,7 @@ int FailPath(const char* call, const absl::Status& status) {
   const std::string text(status.message());
   if (absl::IsNotFound(status)) return Fail(-ENOENT, "%s: %s", call, text.c_str());
   if (absl::IsFailedPrecondition(status)) return Fail(-EBUSY, "%s: %s", call, text.c_str());
+  if (absl::IsAlreadyExists(status)) return Fail(-EEXIST, "%s: %s", call, text.c_str());
   if (absl::IsResourceExhausted(status)) return Fail(-ENOBUFS, "%s: %s", call, text.c_str());
   return Fail(call, status);
 }
@@ -147,7 +163,7 @@ int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t we
   if (!peer.ok()) return Fail(kCall, peer);
   options->weight = weight;
   auto added = CallControl<std::uint32_t>(*session, kLocalAnswerNs, [&](auto done) {
-    done(session->client->session().AddPath(*options));
+    done(ibnbd::capi::AddPath(session->client->session(), *options));
   });
   if (!added.ok()) return FailPath(kCall, added.status());
   if (id != nullptr) *id = *added;

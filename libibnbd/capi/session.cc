@@ -24,7 +24,10 @@ namespace ibnbd::capi {
 namespace {
 
 constexpr std::uint32_t kQueuesMax = 64;
-constexpr std::uint32_t kFlagsKnown = IBNBD_SESSION_RETRY | IBNBD_SESSION_ONE_THREAD;
+constexpr std::uint32_t kFlagsKnown =
+    IBNBD_SESSION_RETRY | IBNBD_SESSION_ONE_THREAD | IBNBD_SESSION_PATHS_ONLY;
+constexpr std::uint32_t kDeadAfterMsMin = 1000;
+constexpr std::uint32_t kDeadAfterMsMax = 3'600'000;
 constexpr std::size_t kNameSizeMax = 255;
 constexpr std::int64_t kRoundTimeoutNsMin = 2 * kNsPerSecond;  // Of one connection round.
 constexpr std::int64_t kRoundTimeoutNsMax = 10 * kNsPerSecond;
@@ -47,6 +50,16 @@ std::uint32_t SecondsSinceBoot() {
   return static_cast<std::uint32_t>(now.tv_sec);
 }
 
+absl::Status CheckDeadAfter(std::uint32_t ms) {
+  if (ms == 0 || (ms >= kDeadAfterMsMin && ms <= kDeadAfterMsMax)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("dead_after_ms is ", ms, ": must be 0 or ",
+                                                 kDeadAfterMsMin, " to ", kDeadAfterMsMax));
+}
+
+std::int64_t HeartbeatNs(std::uint32_t dead_after_ms) {
+  return dead_after_ms * kNsPerMs / rtrs::kHeartbeatsToDeath;
+}
+
 absl::Status CheckOptions(const ibnbd_session_options& options) {
   if (options.queue_count == 0 || options.queue_count > kQueuesMax) {
     return absl::InvalidArgumentError(
@@ -57,6 +70,17 @@ absl::Status CheckOptions(const ibnbd_session_options& options) {
         absl::StrCat("unknown flags 0x", absl::Hex(options.flags & ~kFlagsKnown)));
   }
   if (options.io_depth_max == 0) return absl::InvalidArgumentError("io_depth_max is 0");
+  RETURN_IF_ERROR(CheckDeadAfter(options.dead_after_ms));
+  if (options.dead_after_ms != 0 && options.heartbeat_ms != 0) {
+    return absl::InvalidArgumentError("dead_after_ms and heartbeat_ms: set one of them");
+  }
+  if (options.reserved1 != 0) return absl::InvalidArgumentError("reserved1 is not 0");
+  if ((options.flags & IBNBD_SESSION_PATHS_ONLY) != 0 && options.paths == nullptr) {
+    return absl::InvalidArgumentError("IBNBD_SESSION_PATHS_ONLY without paths");
+  }
+  if ((options.flags & IBNBD_SESSION_PATHS_ONLY) != 0 && options.source != nullptr) {
+    return absl::InvalidArgumentError("source with IBNBD_SESSION_PATHS_ONLY: say SRC@DST in paths");
+  }
   if (options.memory != nullptr && FindMemoryProvider(options.memory) == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("memory \"", options.memory, "\": expected ", kMemoryProviderNames));
@@ -111,9 +135,9 @@ rnbd::Client::Options ClientOptions(const ibnbd_session& session,
   result.session.incarnation = SecondsSinceBoot();
   result.session.connect_timeout_ns =
       std::clamp(options.connect_timeout_ms * kNsPerMs, kRoundTimeoutNsMin, kRoundTimeoutNsMax);
-  if (options.heartbeat_ms != 0) {
-    result.session.heartbeat_interval_ns = options.heartbeat_ms * kNsPerMs;
-  }
+  result.session.heartbeat_interval_ns = options.heartbeat_ms != 0
+                                             ? options.heartbeat_ms * kNsPerMs
+                                             : HeartbeatNs(options.dead_after_ms);
   // Uniqueness, not secrecy.  A failure leaves the clock, the pid and the address of a variable.
   std::uint64_t seed = static_cast<std::uint64_t>(session.clock.NowNs()) ^
                        reinterpret_cast<std::uintptr_t>(&session) ^
@@ -173,17 +197,34 @@ absl::Status Connect(ibnbd_session& session, const ibnbd_session_options& option
       [&session, retry](auto done) { session.client->Start(retry, std::move(done)); });
 }
 
-// The one that the URI says is the first.
+// All of them; the one that the URI says is the first.
 absl::StatusOr<std::vector<rtrs::PathOptions>> PathsOf(const Uri& uri,
                                                        const ibnbd_session_options& options) {
-  rtrs::PathOptions first;
-  ASSIGN_OR_RETURN(first.server, ResolveAddress(uri.host, uri.port));
-  if (options.source != nullptr) {
-    ASSIGN_OR_RETURN(first.source, ParseSource(options.source, first.server));
-  }
   ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, ParsePaths(options.paths, uri.port));
-  paths.insert(paths.begin(), first);
+  if ((options.flags & IBNBD_SESSION_PATHS_ONLY) == 0) {
+    rtrs::PathOptions first;
+    ASSIGN_OR_RETURN(first.server, ResolveAddress(uri.host, uri.port));
+    if (options.source != nullptr) {
+      ASSIGN_OR_RETURN(first.source, ParseSource(options.source, first.server));
+    }
+    paths.insert(paths.begin(), first);
+  }
+  if (paths.empty()) return absl::InvalidArgumentError("paths is empty");
   return paths;
+}
+
+// Paths that stand for themselves are those that a session had: some may be away just now.
+absl::Status AddPeers(fabric::Fabric& fabric, const std::vector<rtrs::PathOptions>& paths,
+                      const ibnbd_session_options& options) {
+  const bool may_fail = (options.flags & IBNBD_SESSION_PATHS_ONLY) != 0;
+  std::size_t failed = 0;
+  for (const rtrs::PathOptions& path : paths) {
+    const absl::Status status = fabric.AddPeer(path.server, path.source ? &*path.source : nullptr);
+    if (status.ok()) continue;
+    if (!may_fail || ++failed == paths.size()) return status;
+    LOG_WARN("path to ", path.server.ToString(), ": ", status.message());
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
@@ -198,9 +239,7 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   session->port = uri.port;
   ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, PathsOf(uri, options));
   ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme));
-  for (const rtrs::PathOptions& path : paths) {
-    RETURN_IF_ERROR(session->fabric->AddPeer(path.server, path.source ? &*path.source : nullptr));
-  }
+  RETURN_IF_ERROR(AddPeers(*session->fabric, paths, options));
   absl::Status status = Build(*session, options, std::move(paths));
   if (status.ok()) status = StartControlThread(*session);
   if (status.ok()) status = Connect(*session, options);
@@ -349,6 +388,10 @@ int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* ou
         filled.connected = engine.up() ? 1 : 0;
         filled.reconnects = engine.stats().reconnects;
         filled.connect_failures = engine.stats().connect_failures;
+        filled.policy = static_cast<std::uint32_t>(engine.policy());
+        filled.dead_after_ms = static_cast<std::uint32_t>(
+            (engine.heartbeat_interval_ns() * ibnbd::rtrs::kHeartbeatsToDeath + kNsPerMs / 2) /
+            kNsPerMs);
         filled.heartbeat_rtt_ns = static_cast<std::uint64_t>(engine.stats().heartbeat_rtt_ns);
         for (const ibnbd::rtrs::PathInfo& path : engine.paths()) {
           if (filled.address[0] != 0 && path.state != ibnbd::rtrs::PathState::kUp) continue;
@@ -359,6 +402,17 @@ int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* ou
       });
   if (!info.ok()) return Fail(kCall, info.status());
   *out = *info;
+  return Succeed();
+}
+
+int ibnbd_session_set_dead_after(ibnbd_session* session, uint32_t dead_after_ms) {
+  constexpr char kCall[] = "ibnbd_session_set_dead_after";
+  if (const int error = CheckSession(kCall, session)) return error;
+  const absl::Status fits = ibnbd::capi::CheckDeadAfter(dead_after_ms);
+  if (!fits.ok()) return Fail(kCall, fits);
+  session->control->Post([session, dead_after_ms] {
+    session->client->session().SetHeartbeat(ibnbd::capi::HeartbeatNs(dead_after_ms));
+  });
   return Succeed();
 }
 

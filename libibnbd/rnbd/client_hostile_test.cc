@@ -62,7 +62,8 @@ class HostileTest : public ::testing::Test {
   }
 
   sim::World world_{1, sim::FaultPlan{}};
-  ScriptedServer server_{world_, world_.AddHost("server")};
+  sim::Host& server_host_ = world_.AddHost("server");
+  ScriptedServer server_{world_, server_host_};
   ClientNode client_{world_, "client"};
 };
 
@@ -73,6 +74,18 @@ TEST_F(HostileTest, AKernelServerIsServed) {
   const auto read = client_.Make(IoOp::kRead, 0, 64 << 10);
   EXPECT_EQ(client_.Run(*device, *read, 1), 0);
   for (const std::byte byte : read->data) ASSERT_EQ(byte, std::byte{0x5a});
+}
+
+TEST_F(HostileTest, AKernelServerThatIsSilentIsGivenUpAsItsOwnClientDoes) {
+  Device* device = StartAndOpen();
+  ASSERT_NE(device, nullptr);
+  world_.StallHost(server_host_, 100 * kNsPerSecond);
+  const std::int64_t start_ns = world_.now_ns();
+  EXPECT_TRUE(
+      world_.RunUntil([&] { return device->state() == DeviceState::kHeld; }, 60 * kNsPerSecond));
+  EXPECT_GE(world_.now_ns() - start_ns, 29 * kNsPerSecond);
+  EXPECT_LE(world_.now_ns() - start_ns, 35 * kNsPerSecond + kNsPerMs);
+  world_.HealEverything();
 }
 
 TEST_F(HostileTest, AKernelServerThatHandsOutNewRkeysIsServed) {

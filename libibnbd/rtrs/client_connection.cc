@@ -160,7 +160,12 @@ void ClientConnection::OnRefused(const fabric::CmEvent& event) {
   proto::ConnRsp answer;
   const char* reason = proto::DecodeConnRsp(event.private_data, &answer);
   if (reason == nullptr && proto::ConnRspError(answer) != 0) {
-    Fail(ErrnoStatus(proto::ConnRspError(answer), "connect: the server refused"));
+    // -ENXIO, of the kernel's server, too: a path that joins found no session to join.
+    const int error = proto::ConnRspError(answer);
+    Fail(error == -ENXIO ? ErrnoStatus(error,
+                                       "connect: not the server that the session is with, "
+                                       "or it was restarted just now")
+                         : ErrnoStatus(error, "connect: the server refused"));
     return;
   }
   // Nobody of our protocol answered: a closed port says so, too, hence not fatal.

@@ -29,6 +29,11 @@ proto::Uuid DrawUuid(Prng& prng) {
   return uuid;
 }
 
+std::int64_t HeartbeatInterval(const ClientSessionOptions& session, const SessionLimits& limits) {
+  if (session.heartbeat_interval_ns > 0) return session.heartbeat_interval_ns;
+  return limits.peer_is_ibnbd ? kHeartbeatNsIbnbd : kHeartbeatNsKernel;
+}
+
 ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& options,
                        std::uint32_t id, std::uint32_t number, const proto::Uuid& session_uuid,
                        Prng prng, std::span<ClientLane* const> lanes, Reactor& reactor,
@@ -42,7 +47,7 @@ ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& o
       reactor_(reactor),
       owner_(owner),
       backoff_(session.backoff_ns_min, session.backoff_ns_max, prng),
-      heartbeat_(session.heartbeat_missed_max),
+      heartbeat_(kHeartbeatMissedMax),
       probe_(kProbesMissedMax),
       round_timer_(reactor_.timers(),
                    [this] {
@@ -193,10 +198,9 @@ void ClientPath::OnUp() {
   fatal_ = false;
   last_error_.clear();
   up_since_ns_ = reactor_.now_ns();
-  heartbeat_.Reset();
   probe_.Reset();
   receive_count_ = probe_receive_count_ = ReceiveCount();
-  heartbeat_timer_.ArmAfter(session_.heartbeat_interval_ns);
+  RestartHeartbeat();
   LOG_INFO("session ", session_.name, " path ", addresses_, " up, queue depth ",
            limits_.queue_depth, ", io size ", limits_.io_size_max, ", connections ",
            connections_.size());
@@ -313,6 +317,12 @@ void ClientPath::SendHeartbeat() {
   PostTo(0, [round = round_](ClientConnection& connection) { connection.SendHeartbeat(round); });
 }
 
+void ClientPath::RestartHeartbeat() {
+  if (state_ != State::kUp) return;
+  heartbeat_.Reset();
+  heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
+}
+
 void ClientPath::OnHeartbeatTimer() {
   const std::uint64_t count = ReceiveCount();
   if (count != std::exchange(receive_count_, count)) heartbeat_.OnSignOfLife();
@@ -328,7 +338,7 @@ void ClientPath::OnHeartbeatTimer() {
       ++stats_.heartbeats_missed;
       break;
   }
-  heartbeat_timer_.ArmAfter(session_.heartbeat_interval_ns);
+  heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
 }
 
 // With another path at hand there is no reason to wait for the heartbeats' verdict: a path that

@@ -21,6 +21,8 @@ namespace ibnbd::rtrs {
 class ClientPath;
 
 [[nodiscard]] proto::Uuid DrawUuid(Prng& prng);
+[[nodiscard]] std::int64_t HeartbeatInterval(const ClientSessionOptions& session,
+                                             const SessionLimits& limits);
 
 // What a path asks of its session and tells it.
 class ClientPathOwner {
@@ -64,6 +66,8 @@ class ClientPath final : public ConnectionObserver {
   void Enable();
   // Called in intervals of probe_interval_ns while several paths are up.
   void Probe();
+  // The session's interval is another one now.
+  void RestartHeartbeat();
   void set_weight(std::uint32_t weight) { options_.weight = weight; }
 
   [[nodiscard]] std::uint32_t id() const { return id_; }

@@ -25,7 +25,7 @@ absl::StatusOr<std::unique_ptr<ClientSession>> ClientSession::Create(
                                                    " lanes; 1 to ", proto::kConsMax - 1,
                                                    " are possible"));
   }
-  if (options.connect_timeout_ns <= 0 || options.heartbeat_interval_ns <= 0) {
+  if (options.connect_timeout_ns <= 0 || options.heartbeat_interval_ns < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("session ", name, ": time-outs must be greater than 0"));
   }
@@ -54,6 +54,9 @@ absl::Status ClientSession::SetPathWeight(std::uint32_t id, std::uint32_t weight
   return impl_->SetPathWeight(id, weight);
 }
 void ClientSession::SetPolicy(PathPolicyKind kind) { impl_->SetPolicy(kind); }
+PathPolicyKind ClientSession::policy() const { return impl_->policy(); }
+void ClientSession::SetHeartbeat(std::int64_t interval_ns) { impl_->SetHeartbeat(interval_ns); }
+std::int64_t ClientSession::heartbeat_interval_ns() const { return impl_->heartbeat_interval_ns(); }
 std::vector<PathInfo> ClientSession::paths() const { return impl_->paths(); }
 void ClientSession::SubmitControl(ClientRequest& request) { impl_->SubmitControl(request); }
 bool ClientSession::up() const { return impl_->up(); }

@@ -38,6 +38,7 @@
 #include "base/intrusive_list.h"
 #include "base/prng.h"
 #include "base/socket_address.h"
+#include "rtrs/heartbeat.h"
 #include "rtrs/path_policy.h"
 #include "rtrs/port.h"
 
@@ -106,9 +107,9 @@ struct ClientSessionOptions {
   std::vector<PathOptions> more_paths;
   PathPolicyKind policy = PathPolicyKind::kAdaptive;
   std::int64_t connect_timeout_ns = 10 * kNsPerSecond;  // Per round: all connections and INFO.
-  std::int64_t heartbeat_interval_ns =
-      5 * kNsPerSecond;  // wire.md 6.1; a kernel peer does not tune it.
-  std::uint32_t heartbeat_missed_max = 5;
+  // A peer that is silent for kHeartbeatsToDeath of these is gone, on each path.  0: a matter of
+  // the peer, kHeartbeatNs...
+  std::int64_t heartbeat_interval_ns = 0;
   // While several paths of one of our own servers are up: a path with requests in flight and
   // without any sign of life for about four of these is given up.  0: never for that reason.
   std::int64_t probe_interval_ns = 150 * kNsPerMs;
@@ -117,6 +118,11 @@ struct ClientSessionOptions {
   // Of the UUIDs and the jitter: random, or two clients are one to the server.
   std::uint64_t seed = 0;
 };
+
+// The kernel's (wire.md 6.1), and what our own servers are asked for: dead after 35 s, or 10 s.
+inline constexpr std::int64_t kHeartbeatsToDeath = kHeartbeatMissedMax + 2;
+inline constexpr std::int64_t kHeartbeatNsKernel = 5 * kNsPerSecond;
+inline constexpr std::int64_t kHeartbeatNsIbnbd = 10 * kNsPerSecond / kHeartbeatsToDeath;
 
 struct ClientSessionStats {  // Of all paths.
   std::uint64_t connect_rounds = 0, reconnects = 0, connect_failures = 0;
@@ -167,6 +173,10 @@ class ClientSession {
   void RemovePath(std::uint32_t id, std::function<void(absl::Status)> done);
   absl::Status SetPathWeight(std::uint32_t id, std::uint32_t weight);
   void SetPolicy(PathPolicyKind kind);
+  [[nodiscard]] PathPolicyKind policy() const;
+  // As ClientSessionOptions has it; from now on.
+  void SetHeartbeat(std::int64_t interval_ns);
+  [[nodiscard]] std::int64_t heartbeat_interval_ns() const;  // What holds now, never 0.
   [[nodiscard]] std::vector<PathInfo> paths() const;
   // Sends a control message on connection 0 (S1 to S3 hold).  Requires: up.
   void SubmitControl(ClientRequest& request);

@@ -31,6 +31,9 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   void RemovePath(std::uint32_t id, std::function<void(absl::Status)> done);
   absl::Status SetPathWeight(std::uint32_t id, std::uint32_t weight);
   void SetPolicy(PathPolicyKind kind);
+  [[nodiscard]] PathPolicyKind policy() const { return policy_; }
+  void SetHeartbeat(std::int64_t interval_ns);
+  [[nodiscard]] std::int64_t heartbeat_interval_ns() const;
   [[nodiscard]] std::vector<PathInfo> paths() const;
   void SubmitControl(ClientRequest& request);
   [[nodiscard]] bool up() const { return state_ == State::kUp; }
@@ -98,7 +101,7 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
     }
   }
 
-  const ClientSessionOptions options_;
+  ClientSessionOptions options_;  // Paths refer to it.
   Reactor& reactor_;
   ClientSessionObserver& observer_;
   Prng prng_;

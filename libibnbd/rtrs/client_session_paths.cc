@@ -198,6 +198,15 @@ void ClientSession::Impl::SetPolicy(PathPolicyKind kind) {
   PostToLanes([kind](ClientLane& lane) { lane.SetPolicy(kind); });
 }
 
+void ClientSession::Impl::SetHeartbeat(std::int64_t interval_ns) {
+  options_.heartbeat_interval_ns = interval_ns;
+  for (const auto& path : paths_) path->RestartHeartbeat();
+}
+
+std::int64_t ClientSession::Impl::heartbeat_interval_ns() const {
+  return HeartbeatInterval(options_, limits_);
+}
+
 std::vector<PathInfo> ClientSession::Impl::paths() const {
   std::vector<PathInfo> infos;
   infos.reserve(paths_.size());

@@ -9,6 +9,9 @@
 
 namespace ibnbd::rtrs {
 
+// The kernel's, on both sides.
+inline constexpr std::uint32_t kHeartbeatMissedMax = 5;
+
 class Heartbeat {
  public:
   enum class Verdict : std::uint8_t {

@@ -17,9 +17,10 @@ using testing::HasSubstr;
 
 class PathsTest : public testing::Test {
  protected:
-  void OpenSession(const char* paths, const char* volume = "mem") {
+  void OpenSession(const char* paths, const char* volume = "mem", std::uint32_t flags = 0) {
     ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
     options.paths = paths;
+    options.flags = flags;
     ASSERT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &session_), 0)
         << ibnbd_error_message();
     ASSERT_EQ(ibnbd_device_open(session_, volume, nullptr, &device_), 0) << ibnbd_error_message();
@@ -89,8 +90,12 @@ TEST_F(PathsTest, TheFirstPathMayHaveASource) {
 TEST_F(PathsTest, PathsComeAndGoUnderAnOpenDevice) {
   OpenSession(nullptr);
   std::uint32_t id = 99;
-  ASSERT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 100, &id), 0) << ibnbd_error_message();
+  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 100, &id), -EEXIST);
+  EXPECT_THAT(ibnbd_error_message(), HasSubstr("is there already"));
+  const char* const second = "127.0.0.2@127.0.0.1";
+  ASSERT_EQ(ibnbd_session_add_path(session_, second, 100, &id), 0) << ibnbd_error_message();
   EXPECT_EQ(id, 1u);
+  EXPECT_EQ(ibnbd_session_add_path(session_, second, 100, nullptr), -EEXIST);
   ASSERT_TRUE(AwaitUp(1));
   WriteAndRead(20);
   ASSERT_EQ(ibnbd_session_remove_path(session_, 0, 10'000), 0) << ibnbd_error_message();
@@ -123,16 +128,70 @@ TEST_F(PathsTest, WhatCannotBeAPathIsRefusedInWords) {
   EXPECT_LT(ibnbd_session_add_path(session_, "no such host", 100, nullptr), 0);
   EXPECT_EQ(ibnbd_session_add_path(session_, "::1@127.0.0.1", 100, nullptr), -EINVAL);
   EXPECT_EQ(ibnbd_session_add_path(session_, nullptr, 100, nullptr), -EINVAL);
-  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 1001, nullptr), -EINVAL);
+  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.2@127.0.0.1", 1001, nullptr), -EINVAL);
   EXPECT_EQ(ibnbd_session_set_path_weight(session_, 0, 1001), -EINVAL);
   EXPECT_EQ(ibnbd_session_set_path_weight(session_, 7, 1), -ENOENT);
   EXPECT_EQ(ibnbd_session_set_policy(session_, 4), -EINVAL);
   for (int i = 0; i < 7; ++i) {
-    EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 0, nullptr), 0);
+    const std::string path = "127.0.0." + std::to_string(i + 2) + "@127.0.0.1";
+    EXPECT_EQ(ibnbd_session_add_path(session_, path.c_str(), 0, nullptr), 0);
   }
-  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.1", 100, nullptr), -ENOBUFS);
+  EXPECT_EQ(ibnbd_session_add_path(session_, "127.0.0.9@127.0.0.1", 100, nullptr), -ENOBUFS);
   struct ibnbd_path_info info = {};
   EXPECT_EQ(ibnbd_session_get_path_info(session_, 0, &info), -EINVAL);
+}
+
+TEST_F(PathsTest, PathsOnlyTakesNoneFromTheUri) {
+  OpenSession("127.0.0.2@127.0.0.1 127.0.0.1:1", "mem", IBNBD_SESSION_PATHS_ONLY);
+  WriteAndRead(5);
+  EXPECT_THAT(Path(0).path, HasSubstr("127.0.0.2@127.0.0.1:"));
+  EXPECT_THAT(Path(0).address, HasSubstr("127.0.0.2:"));
+  EXPECT_THAT(Path(1).path, HasSubstr("127.0.0.1:1"));
+  EXPECT_EQ(Path(2).struct_size, 0u);
+  ibnbd_session* none = nullptr;
+  ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+  options.flags = IBNBD_SESSION_PATHS_ONLY;
+  EXPECT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &none), -EINVAL);
+  options.paths = " ";
+  EXPECT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &none), -EINVAL);
+}
+
+TEST_F(PathsTest, APathToAnotherServerIsRefusedAndSaysSo) {
+  ServerProcess other;
+  OpenSession(nullptr);
+  const std::string path = other.uri().substr(other.uri().find("//") + 2);
+  ASSERT_EQ(ibnbd_session_add_path(session_, path.c_str(), 100, nullptr), 0);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (Path(1).connect_failures == 0 && std::chrono::steady_clock::now() < end) {
+    ibnbd_queue_wait(queue(), 5);
+  }
+  EXPECT_THAT(Path(1).last_error, HasSubstr("not the server that the session is with"));
+  EXPECT_NE(Path(1).state, IBNBD_PATH_UP);
+}
+
+TEST_F(PathsTest, PolicyAndPatienceAreShownAndChangeWhileTheSessionLives) {
+  OpenSession(nullptr);
+  struct ibnbd_session_info info = {};
+  info.struct_size = sizeof info;
+  ASSERT_EQ(ibnbd_session_get_info(session_, &info), 0);
+  EXPECT_EQ(info.policy, static_cast<std::uint32_t>(IBNBD_POLICY_ADAPTIVE));
+  EXPECT_EQ(info.dead_after_ms, 10'000u);  // One of our own servers.
+  ASSERT_EQ(ibnbd_session_set_policy(session_, IBNBD_POLICY_MIN_LATENCY), 0);
+  ASSERT_EQ(ibnbd_session_set_dead_after(session_, 1234), 0);
+  ASSERT_EQ(ibnbd_session_get_info(session_, &info), 0);
+  EXPECT_EQ(info.policy, static_cast<std::uint32_t>(IBNBD_POLICY_MIN_LATENCY));
+  EXPECT_EQ(info.dead_after_ms, 1234u);
+  for (const std::uint32_t ms : {1u, 999u, 3'600'001u}) {
+    EXPECT_EQ(ibnbd_session_set_dead_after(session_, ms), -EINVAL);
+    EXPECT_THAT(ibnbd_error_message(), HasSubstr("1000 to 3600000"));
+    ibnbd_session* none = nullptr;
+    ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
+    options.dead_after_ms = ms;
+    EXPECT_EQ(ibnbd_session_open(server_.uri().c_str(), &options, &none), -EINVAL);
+  }
+  ASSERT_EQ(ibnbd_session_set_dead_after(session_, 0), 0);
+  ASSERT_EQ(ibnbd_session_get_info(session_, &info), 0);
+  EXPECT_EQ(info.dead_after_ms, 10'000u);
 }
 
 TEST_F(PathsTest, AServerThatIsKilledIsOneServerToAllPaths) {

@@ -64,7 +64,7 @@ struct ibnbd_session_options {
   uint32_t queue_count; /* 1..64 queues, each with a connection of its own. */
   uint32_t connect_timeout_ms; /* Of ibnbd_session_open(). */
   uint32_t flags;              /* IBNBD_SESSION_... */
-  uint32_t heartbeat_ms;       /* 0: 5000, what the kernel uses. */
+  uint32_t heartbeat_ms;       /* A seventh of dead_after_ms; set one of them. */
   uint32_t io_depth_max;       /* IOs accepted per queue at once. */
   uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
   const char* memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
@@ -77,18 +77,24 @@ struct ibnbd_session_options {
    * sessions with the same server need different numbers and names. 0: none. */
   uint64_t client_id;
   const char* source; /* The local address to come from, on the way that the URI says; or NULL. */
-  uint64_t reserved[3];
+  /* A server that says nothing for so long, not even to heartbeats, is taken for dead, path by
+   * path: 1000 to 3600000.  0: 10000, or 35000 with the kernel's server, as its own client does. */
+  uint32_t dead_after_ms;
+  uint32_t reserved1;
+  uint64_t reserved[2];
 };
 /* Keep trying until connect_timeout_ms instead of failing at the first refusal. */
 #define IBNBD_SESSION_RETRY 1u
 /* The queues are used by the thread that opens the session and by no other, ever: a little faster.
  * Other threads get -EPERM. */
 #define IBNBD_SESSION_ONE_THREAD 2u
+/* `paths` are all there are; of the URI the session takes tcp or rdma, and the default port. */
+#define IBNBD_SESSION_PATHS_ONLY 4u
 #define IBNBD_SESSION_OPTIONS_INIT                                                             \
   {                                                                                            \
     sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL, 0, \
-        NULL, {                                                                                \
-      0, 0, 0                                                                                  \
+        NULL, 0, 0, {                                                                          \
+      0, 0                                                                                     \
     }                                                                                          \
   }
 
@@ -114,9 +120,13 @@ struct ibnbd_session_info {
   uint64_t reconnects, connect_failures;
   uint64_t heartbeat_rtt_ns; /* 0: none yet. */
   char address[128];         /* "127.0.0.1:40000@127.0.0.1:1234" */
-  uint64_t reserved[4];
+  uint32_t policy;           /* enum ibnbd_policy */
+  uint32_t dead_after_ms;    /* What holds now, never 0. */
+  uint64_t reserved[3];
 };
 int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* out);
+/* As in the options; from now on.  -EINVAL: neither 0 nor 1000 to 3600000. */
+int ibnbd_session_set_dead_after(ibnbd_session* session, uint32_t dead_after_ms);
 /* Round trip of one control message, in ns. */
 int ibnbd_session_ping(ibnbd_session* session, uint32_t timeout_ms, uint64_t* round_trip_ns);
 
@@ -158,7 +168,7 @@ struct ibnbd_path_info {
 #define IBNBD_PATH_SLOW 1u /* Up, but drained by the policy. */
 /* `path`: "[SRC@]DST[:PORT]", the port of the session's URI by default.  Returns at once: the path
  * connects by itself, and goes on trying.  `id` may be NULL.  -EINVAL: not such a text, or weight
- * above 1000; -ENOBUFS: there are 8 paths. */
+ * above 1000; -EEXIST: it is there already; -ENOBUFS: there are 8 paths. */
 int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t weight, uint32_t* id);
 /* Returns when nothing of it is left.  -ENOENT: no such path; -EBUSY: it is the last one;
  * -ETIMEDOUT: it will be removed, but what executes for it at the server takes longer. */
