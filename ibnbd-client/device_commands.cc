@@ -8,68 +8,43 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/daemon/control_socket.h"
 #include "ibnbd-client/daemon/protocol.h"
 #include "ibnbd-client/mapping/rnbd_words.h"
+#include "ibnbd-client/path_commands.h"
 #include "ibnbd-client/text.h"
 #include "nbd-bridge/loss_policy.h"
+#include "nbd-bridge/session_words.h"
 
 namespace ibnbd::client {
 namespace {
 
-// The daemon bounds what it does by the request's time-out; taking a device from the kernel comes
-// on top.
-constexpr absl::Duration kGrace = absl::Seconds(20);
-
-std::uint32_t TimeoutMs(const DeviceCommandOptions& options) { return options.timeout_s * 1000; }
-
-absl::StatusOr<Json> Ask(const DeviceCommandOptions& options, ControlRequest request) {
-  request.timeout_ms = TimeoutMs(options);
-  ASSIGN_OR_RETURN(const UniqueFd daemon, ConnectControl(options.daemon.socket));
-  const absl::Time deadline = absl::Now() + 2 * absl::Milliseconds(request.timeout_ms) + kGrace;
-  RETURN_IF_ERROR(WriteAll(daemon.get(), FormatRequest(request), deadline, "ask the daemon"));
-  ASSIGN_OR_RETURN(const std::string line,
-                   ReadLine(daemon.get(), kAnswerSizeMax, deadline, "the daemon's answer"));
-  return ParseAnswer(line);
-}
-
-void PrintJson(const Json& json) {
-  std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
-}
-
-// For people: nothing in it may be missing or of another type than it is, whoever wrote the answer.
-std::string Member(const Json& object, const char* key) {
-  const auto at = object.find(key);
-  if (at == object.end() || at->is_null()) return "";
-  if (at->is_string()) return Printable(at->get<std::string>());
-  return at->dump();
-}
-
-std::string SizeMember(const Json& object, const char* key) {
-  const auto at = object.find(key);
-  if (at == object.end() || !at->is_number_unsigned()) return "-";
-  return SizeText(at->get<std::uint64_t>());
-}
-
-absl::StatusOr<Json> DeviceOf(const absl::StatusOr<Json>& answer) {
-  if (!answer.ok()) return answer.status();
-  const auto device = answer->find("device");
-  if (device == answer->end() || !device->is_object()) {
-    return absl::InternalError("the daemon's answer: no device in it");
-  }
-  return *device;
+std::uint32_t TimeoutMs(const DeviceCommandOptions& options) {
+  return options.ask.timeout_s * 1000;
 }
 
 // The node alone: for scripts, as losetup does it.
 absl::Status PrintNode(const DeviceCommandOptions& options, const absl::StatusOr<Json>& answer) {
-  ASSIGN_OR_RETURN(const Json device, DeviceOf(answer));
-  if (options.json) {
+  ASSIGN_OR_RETURN(const Json device, ObjectOf(answer, "device"));
+  if (options.ask.json) {
     PrintJson(device);
   } else {
     std::printf("%s\n", Member(device, "device").c_str());
+  }
+  return absl::OkStatus();
+}
+
+// What is said of the session.
+absl::Status TakeSessionWords(const DeviceCommandOptions& options,
+                              std::optional<std::uint32_t>* policy,
+                              std::optional<std::uint32_t>* dead_after_ms) {
+  if (!options.path_policy.empty()) {
+    ASSIGN_OR_RETURN(*policy, bridge::ParsePathPolicy(options.path_policy));
+  }
+  if (!options.dead_after.empty()) {
+    ASSIGN_OR_RETURN(*dead_after_ms, bridge::ParseDeadAfter(options.dead_after));
   }
   return absl::OkStatus();
 }
@@ -79,7 +54,7 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   if (IsRnbdWord(options.volume.front())) {
     ASSIGN_OR_RETURN(const RnbdMapping words, ParseRnbdWords(options.volume));
     map.uri = words.uri;
-    map.ways = words.ways;
+    map.wishes.ways = words.ways;
     map.session_name = words.session_name;
     map.access = words.access;
   } else {
@@ -97,8 +72,10 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   if (options.read_only) map.access = IBNBD_READ_ONLY;
   if (options.migration) map.access = IBNBD_MIGRATION;
   ASSIGN_OR_RETURN(map.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
+  RETURN_IF_ERROR(TakeSessionWords(options, &map.wishes.policy, &map.wishes.dead_after_ms));
   const std::string more = absl::StrJoin(options.paths, " ");
-  absl::StrAppend(&map.ways.more, map.ways.more.empty() ? "" : " ", more);
+  Ways& ways = map.wishes.ways;
+  absl::StrAppend(&ways.more, ways.more.empty() ? "" : " ", more);
   map.queue_depth = options.queue_depth;
   map.index = options.index;
   map.timeout_ms = TimeoutMs(options);
@@ -110,7 +87,7 @@ absl::Status RunMap(const DeviceCommandOptions& options) {
   request.command = Command::kMap;
   ASSIGN_OR_RETURN(request.map, MapRequestOf(options));
   if (options.foreground) return RunForeground(request.map, options.daemon);
-  return PrintNode(options, Ask(options, request));
+  return PrintNode(options, Ask(options.ask, request));
 }
 
 absl::Status AskAbout(const DeviceCommandOptions& options, Command command) {
@@ -118,33 +95,41 @@ absl::Status AskAbout(const DeviceCommandOptions& options, Command command) {
   request.command = command;
   request.device = options.device;
   request.force = options.force;
-  return PrintNode(options, Ask(options, request));
+  return PrintNode(options, Ask(options.ask, request));
 }
 
 absl::Status RunSet(const DeviceCommandOptions& options) {
   ControlRequest request;
   request.command = Command::kSet;
   request.device = options.device;
-  ASSIGN_OR_RETURN(request.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
-  return PrintNode(options, Ask(options, request));
+  if (!options.on_loss.empty()) {
+    ASSIGN_OR_RETURN(request.fail_after_ms, bridge::ParseLossPolicy(options.on_loss));
+  }
+  RETURN_IF_ERROR(TakeSessionWords(options, &request.policy, &request.dead_after_ms));
+  const absl::StatusOr<Json> answer = Ask(options.ask, request);
+  if (request.fail_after_ms) return PrintNode(options, answer);
+  ASSIGN_OR_RETURN(const Json session, ObjectOf(answer, "session"));
+  if (options.ask.json) {
+    PrintJson(session);
+  } else {
+    std::printf("%s\n", Member(session, "name").c_str());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PrintIos(const DeviceCommandOptions& options) {
   ControlRequest request;
   request.command = Command::kIos;
   request.device = options.device;
-  ASSIGN_OR_RETURN(const Json answer, Ask(options, request));
-  const auto ios = answer.find("ios");
-  if (ios == answer.end() || !ios->is_array()) {
-    return absl::InternalError("the daemon's answer: no IOs in it");
-  }
-  if (options.json) {
+  ASSIGN_OR_RETURN(const Json answer, Ask(options.ask, request));
+  ASSIGN_OR_RETURN(const Json ios, ArrayOf(answer, "ios"));
+  if (options.ask.json) {
     PrintJson(answer);
     return absl::OkStatus();
   }
   std::printf("%-12s %16s %10s %6s %12s  %s\n", "OP", "OFFSET", "LENGTH", "QUEUE", "WAITED MS",
               "WAITS FOR");
-  for (const Json& io : *ios) {
+  for (const Json& io : ios) {
     std::printf("%-12s %16s %10s %6s %12s  %s\n", Member(io, "op").c_str(),
                 Member(io, "offset").c_str(), Member(io, "length").c_str(),
                 Member(io, "queue").c_str(), Member(io, "waited_ms").c_str(),
@@ -154,11 +139,8 @@ absl::Status PrintIos(const DeviceCommandOptions& options) {
 }
 
 absl::StatusOr<Json> AskForList(const DeviceCommandOptions& options) {
-  ASSIGN_OR_RETURN(Json answer, Ask(options, ControlRequest()));
-  const auto devices = answer.find("devices");
-  if (devices == answer.end() || !devices->is_array()) {
-    return absl::InternalError("the daemon's answer: no devices in it");
-  }
+  ASSIGN_OR_RETURN(Json answer, Ask(options.ask, ControlRequest()));
+  RETURN_IF_ERROR(ArrayOf(answer, "devices").status());
   return answer;
 }
 
@@ -167,7 +149,7 @@ absl::Status UnmapOne(const DeviceCommandOptions& options, const std::string& de
   request.command = Command::kUnmap;
   request.device = device;
   request.force = options.force;
-  return Ask(options, request).status();
+  return Ask(options.ask, request).status();
 }
 
 absl::Status RunUnmap(const DeviceCommandOptions& options) {
@@ -199,19 +181,24 @@ absl::Status Serve(const DeviceCommandOptions& options) {
   return RunDaemon(options.daemon);
 }
 
-void AddCommon(CLI::App& command, DeviceCommandOptions& options) {
-  command.add_option("--socket", options.daemon.socket, "The daemon's")->capture_default_str();
-  command.add_option("--timeout", options.timeout_s, "Seconds to wait for the server")
-      ->check(CLI::Range(1, 86400))
-      ->capture_default_str();
-  command.add_flag("--json", options.json, "Print JSON");
-}
-
 CLI::Option* AddOnLoss(CLI::App& command, DeviceCommandOptions& options) {
   return command
       .add_option("--on-loss", options.on_loss,
                   "When the server is lost: hold, or fail-after=TIME (500ms, 30s, 2m)")
       ->type_name("POLICY");
+}
+
+void AddSessionWords(CLI::App& command, DeviceCommandOptions& options) {
+  command
+      .add_option(
+          "--path-policy,--policy", options.path_policy,
+          absl::StrCat("Of the session: which path an IO takes, ", bridge::kPathPolicyNames))
+      ->type_name("POLICY");
+  command
+      .add_option("--dead-after", options.dead_after,
+                  "Of the session: how long the server may say nothing, 1s to 3600s, or default: "
+                  "10s, 35s with the kernel's server")
+      ->type_name("TIME");
 }
 
 void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
@@ -233,6 +220,7 @@ void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
   map.add_flag("--foreground", options.foreground,
                "No daemon: stay, and unmap at SIGTERM or SIGINT");
   AddOnLoss(map, options);
+  AddSessionWords(map, options);
   map.add_option("--queue-depth", options.queue_depth, "IOs at once, per queue")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
@@ -265,7 +253,7 @@ void AddDaemonOptions(CLI::App& daemon, DaemonOptions& options) {
 
 absl::Status RunMappedList(const DeviceCommandOptions& options) {
   ASSIGN_OR_RETURN(const Json answer, AskForList(options));
-  if (options.json) {
+  if (options.ask.json) {
     PrintJson(answer);
     return absl::OkStatus();
   }
@@ -283,8 +271,8 @@ absl::Status RunMappedShow(const DeviceCommandOptions& options) {
   ControlRequest request;
   request.command = Command::kShow;
   request.device = options.device;
-  ASSIGN_OR_RETURN(const Json device, DeviceOf(Ask(options, request)));
-  if (options.json) {
+  ASSIGN_OR_RETURN(const Json device, ObjectOf(Ask(options.ask, request), "device"));
+  if (options.ask.json) {
     PrintJson(device);
     return absl::OkStatus();
   }
@@ -292,19 +280,15 @@ absl::Status RunMappedShow(const DeviceCommandOptions& options) {
     if (value.is_object()) continue;
     std::printf("%-22s%s\n", key.c_str(), Member(device, key.c_str()).c_str());
   }
-  if (const auto session = device.find("session"); session != device.end()) {
-    for (const auto& [key, value] : session->items()) {
-      std::printf("session %-14s%s\n", key.c_str(), Member(*session, key.c_str()).c_str());
-    }
-  }
+  if (const auto session = device.find("session"); session != device.end()) PrintSession(*session);
   return absl::OkStatus();
 }
 
 void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
                        std::function<absl::Status()>& run) {
-  options.daemon.socket = kControlSocket;
+  options.daemon.socket = options.ask.socket = kControlSocket;
   CLI::App* map = app.add_subcommand("map", "Make a volume a block device of this host");
-  AddCommon(*map, options);
+  AddAskOptions(*map, options.ask);
   AddMapOptions(*map, options);
   map->callback([&options, &run] { run = [&options] { return RunMap(options); }; });
 
@@ -312,8 +296,8 @@ void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
   CLI::App* remap = app.add_subcommand("remap", "Take it away and make it again");
   CLI::App* resize = app.add_subcommand("resize", "Adopt the size that the server has now");
   CLI::App* set =
-      app.add_subcommand("set", "Change what happens to its IO when the server is lost");
-  for (CLI::App* command : {unmap, remap, resize, set}) AddCommon(*command, options);
+      app.add_subcommand("set", "Change how it, or its session, deals with loss and silence");
+  for (CLI::App* command : {unmap, remap, resize, set}) AddAskOptions(*command, options.ask);
   const char* what = "/dev/ublkbN, /dev/nbdN, a link to it, or the volume's URI";
   CLI::Option* one = unmap->add_option("device", options.device, what);
   unmap->add_flag("--all", options.all, "All of them")->excludes(one);
@@ -331,8 +315,15 @@ void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
       [&options, &run] { run = [&options] { return AskAbout(options, Command::kRemap); }; });
   resize->callback(
       [&options, &run] { run = [&options] { return AskAbout(options, Command::kResize); }; });
-  AddOnLoss(*set, options)->required();
-  set->callback([&options, &run] { run = [&options] { return RunSet(options); }; });
+  CLI::Option* on_loss = AddOnLoss(*set, options);
+  AddSessionWords(*set, options);
+  set->callback([&options, &run, on_loss] {
+    if (on_loss->count() == 0) options.on_loss.clear();
+    if (options.on_loss.empty() && options.path_policy.empty() && options.dead_after.empty()) {
+      throw CLI::RequiredError("--on-loss, --path-policy or --dead-after");
+    }
+    run = [&options] { return RunSet(options); };
+  });
   CLI::App* daemon = app.add_subcommand("daemon", "Hold the sessions and devices of this host");
   AddDaemonOptions(*daemon, options.daemon);
   daemon->callback([&options, &run] { run = [&options] { return Serve(options); }; });

@@ -10,14 +10,14 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ibnbd-client/ask_daemon.h"
 #include "ibnbd-client/daemon/daemon.h"
 
 namespace ibnbd::client {
 
 struct DeviceCommandOptions {
   DaemonOptions daemon;
-  bool json = false;
-  std::uint32_t timeout_s = 30;
+  AskOptions ask;
   std::string device;  // A node, a link to it, or a URI.
   bool force = false;
   bool all = false;  // unmap
@@ -26,9 +26,10 @@ struct DeviceCommandOptions {
   // map
   std::vector<std::string> volume;  // A URI, or the words of the kernel's map_device.
   std::vector<std::string> paths;
+  std::string path_policy, dead_after;  // "": as it is.  Also set.
   std::string kind = "ublk";
   bool read_only = false, migration = false, foreground = false;
-  std::string on_loss = "hold";  // Also set.
+  std::string on_loss = "hold";  // Also set, "" there: as it is.
   std::uint32_t queue_depth = 128;
   int index = -1;
 };

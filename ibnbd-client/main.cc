@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ibnbd-client: list, show, ping and copy, against a server; map and its like, for this host's
-// block devices; softroce and doctor for the machine itself.  Exit status: 0 done, 1 failed, 2
-// usage.
+// ibnbd-client: list, show, ping and copy, against a server; map, path and their like, for this
+// host's block devices and sessions; softroce and doctor for the machine itself.  Exit status: 0
+// done, 1 failed, 2 usage.
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -11,9 +11,11 @@
 #include <ibnbd/ibnbd.h>
 
 #include "absl/strings/match.h"
+#include "base/socket_address.h"
 #include "ibnbd-client/commands.h"
 #include "ibnbd-client/device_commands.h"
 #include "ibnbd-client/host_commands.h"
+#include "ibnbd-client/path_commands.h"
 
 namespace {
 
@@ -57,17 +59,24 @@ void AddCopyOptions(CLI::App& command, CopyCommandOptions& copy) {
 // is asked with unmap, remap and resize alone.
 bool IsUri(const std::string& text) { return absl::StrContains(text, "://"); }
 
+// Neither: "hostA", "tcp://10.0.0.2".
+bool IsSession(const std::string& text) {
+  const auto uri = ibnbd::ParseUri(text);
+  return uri.ok() ? uri->export_name.empty() : !absl::StrContains(text, '/');
+}
+
 absl::Status List(const std::string& uri, const CommonOptions& common,
                   DeviceCommandOptions& devices) {
   if (!uri.empty()) return RunList(uri, common);
-  devices.json = common.json;
+  devices.ask.json = common.json;
   return RunMappedList(devices);
 }
 
 absl::Status Show(const std::string& what, const CommonOptions& common,
                   DeviceCommandOptions& devices) {
+  devices.ask.json = common.json;
+  if (IsSession(what) && !devices.ios) return RunSessionShow(devices.ask, what);
   if (IsUri(what)) return RunShow(what, common);
-  devices.json = common.json;
   devices.device = what;
   return RunMappedShow(devices);
 }
@@ -84,17 +93,22 @@ void AddServerCommands(CLI::App& app, ServerCommandOptions& options, DeviceComma
   auto& [common, ping, copy, uri] = options;
   CLI::App* list_command =
       app.add_subcommand("list", "List the exports of a server, or what is mapped");
-  CLI::App* show_command = app.add_subcommand("show", "Show one export, or one mapped device");
+  CLI::App* show_command =
+      app.add_subcommand("show", "Show one export, one mapped device, or one session");
   CLI::App* ping_command = app.add_subcommand("ping", "Measure round trips to a server");
   CLI::App* copy_command = app.add_subcommand("copy", "Copy to or from a volume");
   for (CLI::App* command : {list_command, show_command, ping_command, copy_command}) {
     AddCommon(*command, common);
   }
   for (CLI::App* command : {list_command, show_command}) {
-    command->add_option("--socket", devices.daemon.socket, "The daemon's")->capture_default_str();
+    command->add_option("--socket", devices.ask.socket, "The daemon's")->capture_default_str();
   }
   list_command->add_option("uri", uri, "tcp://HOST[:PORT]; without: what is mapped on this host");
-  show_command->add_option("uri", uri, "tcp://HOST[:PORT]/EXPORT, or /dev/ublkbN")->required();
+  show_command
+      ->add_option("uri", uri,
+                   "tcp://HOST[:PORT]/EXPORT, or /dev/ublkbN, or a session: its name, or "
+                   "tcp://HOST[:PORT]")
+      ->required();
   show_command->add_flag(
       "--ios", devices.ios,
       "Of a mapped device: what is outstanding, since when, and what it waits for");
@@ -124,8 +138,10 @@ int Run(int argc, char** argv) {
   app.footer("URIs are tcp://HOST[:PORT][/EXPORT] or rdma://HOST[:PORT][/EXPORT].");
   ServerCommandOptions servers;
   DeviceCommandOptions devices;
+  ibnbd::client::PathCommandOptions paths;
   std::function<absl::Status()> run;
   AddDeviceCommands(app, devices, run);
+  AddPathCommands(app, paths, run);
   AddServerCommands(app, servers, devices, run);
   ibnbd::client::HostCommands host_commands(app);
   try {

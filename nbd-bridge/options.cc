@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "nbd-bridge/loss_policy.h"
+#include "nbd-bridge/session_words.h"
 
 namespace ibnbd::bridge {
 namespace {
@@ -23,19 +24,13 @@ constexpr std::uint32_t kThreadsMax = 64;  // As many queues as a session may ha
 struct RawOptions {
   std::vector<std::string> sockets, listen, volumes, paths;
   std::string on_loss = "hold", path_policy = "adaptive", connection_memory = "32M", session_name,
-              memory;
+              memory, dead_after = "default";
   bool read_only = false, wait = false;
   std::uint32_t threads = 1;
   int connections_max = 256;
   double handshake_timeout = 30, stop_timeout = 10;
   int verbosity = 0;
 };
-
-std::uint32_t PolicyOf(const std::string& name) {
-  if (name == "round-robin") return IBNBD_POLICY_ROUND_ROBIN;
-  if (name == "min-inflight") return IBNBD_POLICY_MIN_INFLIGHT;
-  return name == "min-latency" ? IBNBD_POLICY_MIN_LATENCY : IBNBD_POLICY_ADAPTIVE;
-}
 
 void Declare(CLI::App& app, RawOptions& raw) {
   app.set_version_flag("--version", absl::StrCat("nbd-bridge ", ibnbd_version()));
@@ -59,7 +54,12 @@ void Declare(CLI::App& app, RawOptions& raw) {
       ->allow_extra_args(false);
   app.add_option("--path-policy", raw.path_policy,
                  "Which path an IO takes: adaptive, round-robin, min-inflight or min-latency")
-      ->check(CLI::IsMember({"adaptive", "round-robin", "min-inflight", "min-latency"}))
+      ->type_name("POLICY")
+      ->capture_default_str();
+  app.add_option("--dead-after", raw.dead_after,
+                 "A server that says nothing for so long, not even to heartbeats, is taken for "
+                 "dead: 1s to 3600s; default: 10s, or 35s with the kernel's server")
+      ->type_name("TIME")
       ->capture_default_str();
   app.add_flag("-w,--wait", raw.wait, "Wait for servers that are not there yet");
   app.add_option("--memory", raw.memory,
@@ -112,7 +112,8 @@ absl::StatusOr<ProgramOptions> Check(const RawOptions& raw) {
   bridge.volumes.session_name = raw.session_name;
   bridge.volumes.memory = raw.memory;
   bridge.volumes.paths = absl::StrJoin(raw.paths, " ");
-  bridge.volumes.path_policy = PolicyOf(raw.path_policy);
+  ASSIGN_OR_RETURN(bridge.volumes.path_policy, ParsePathPolicy(raw.path_policy));
+  ASSIGN_OR_RETURN(bridge.volumes.dead_after_ms, ParseDeadAfter(raw.dead_after));
   const auto elsewhere = [&](const VolumeSpec& spec) {
     const Uri& first = bridge.volumes.volumes.front().uri;
     return spec.uri.host != first.host || spec.uri.port != first.port;

@@ -75,6 +75,22 @@ TEST(OptionsTest, TheLossPolicyIsHoldOrATime) {
   }
 }
 
+TEST(OptionsTest, PathPolicyAndPatienceAreWords) {
+  const auto options =
+      Parse({"--path-policy", "min-latency", "--dead-after", "1500ms", "tcp://h/v"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->bridge.volumes.path_policy, std::uint32_t{IBNBD_POLICY_MIN_LATENCY});
+  EXPECT_EQ(options->bridge.volumes.dead_after_ms, 1500u);
+  EXPECT_EQ(Parse({"tcp://h/v"})->bridge.volumes.dead_after_ms, 0u);
+  EXPECT_EQ(Parse({"--dead-after", "1h", "tcp://h/v"}).ok(), false);
+  for (const char* text : {"0", "999ms", "61m", "", "soon"}) {
+    const auto refused = Parse({"--dead-after", text, "tcp://h/v"});
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("--dead-after")) << text;
+  }
+  EXPECT_THAT(std::string(Parse({"--path-policy", "best", "tcp://h/v"}).status().message()),
+              HasSubstr("round-robin"));
+}
+
 TEST(OptionsTest, SizesHaveUnits) {
   EXPECT_EQ(*ParseSize("512"), 512u);
   EXPECT_EQ(*ParseSize("4K"), 4096u);

@@ -99,6 +99,7 @@ absl::StatusOr<std::size_t> VolumeTable::SessionFor(const Uri& uri) {
   if (!options_.session_name.empty()) options.name = options_.session_name.c_str();
   if (!options_.memory.empty()) options.memory = options_.memory.c_str();
   if (!options_.paths.empty()) options.paths = options_.paths.c_str();
+  options.dead_after_ms = options_.dead_after_ms;
   options.queue_count = options_.queue_count;
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;

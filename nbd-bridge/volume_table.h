@@ -30,6 +30,7 @@ struct VolumeTableOptions {
   std::string memory;        // As ibnbd_session_options has it; empty: the default.
   std::string paths;         // Likewise: more ways to the one server.
   std::uint32_t path_policy = IBNBD_POLICY_ADAPTIVE;
+  std::uint32_t dead_after_ms = 0;  // As ibnbd_session_options has it.
   std::int64_t fail_after_ms = -1;  // Loss policy; -1: hold for ever.
   std::uint32_t queue_count = 1;    // One per loop.
   std::uint32_t payload_size_max = 32u << 20;

@@ -102,8 +102,12 @@ absl::StatusOr<Json> ControlServer::Run(const ControlRequest& request) {
     case Command::kResize:
       return with_device(table_.Refresh(request.device, request.timeout_ms));
     case Command::kSet:
-      return with_device(
-          table_.SetFailAfter(request.device, request.fail_after_ms, request.timeout_ms));
+      return Set(request);
+    case Command::kSessions:
+    case Command::kAddPath:
+    case Command::kRemovePath:
+    case Command::kWeighPath:
+      return RunOnSession(request);
     case Command::kIos: {
       ASSIGN_OR_RETURN(const auto ios, table_.ListIos(request.device, request.timeout_ms));
       Json list = Json::array();
@@ -118,6 +122,46 @@ absl::StatusOr<Json> ControlServer::Run(const ControlRequest& request) {
   Json devices = Json::array();
   for (const DeviceReport& report : table_.List()) devices.push_back(ToJson(report));
   return Json{{"devices", devices}};
+}
+
+absl::StatusOr<Json> ControlServer::RunOnSession(const ControlRequest& request) {
+  if (request.command == Command::kSessions && request.device.empty()) {
+    Json sessions = Json::array();
+    for (const SessionReport& report : table_.ListSessions()) sessions.push_back(ToJson(report));
+    return Json{{"sessions", sessions}};
+  }
+  const auto change = [&request](SessionTable& sessions, const SessionKey& key) {
+    switch (request.command) {
+      case Command::kAddPath:
+        return sessions.AddPath(key, request.path, request.weight.value_or(kPathWeightDefault),
+                                request.wait, request.timeout_ms);
+      case Command::kRemovePath:
+        return sessions.RemovePath(key, request.path, request.force, request.timeout_ms);
+      case Command::kWeighPath:
+        return sessions.SetPathWeight(key, request.path, *request.weight);
+      default:
+        return sessions.Set(key, {{}, request.policy, request.dead_after_ms});
+    }
+  };
+  ASSIGN_OR_RETURN(const SessionReport report, request.command == Command::kSessions
+                                                   ? table_.ShowSession(request.device)
+                                                   : table_.ChangeSession(request.device, change));
+  return Json{{"session", ToJson(report)}};
+}
+
+// The loss policy is the device's, the rest its session's.
+absl::StatusOr<Json> ControlServer::Set(const ControlRequest& request) {
+  Json answer = Json::object();
+  if (request.fail_after_ms.has_value()) {
+    ASSIGN_OR_RETURN(
+        const DeviceReport report,
+        table_.SetFailAfter(request.device, *request.fail_after_ms, request.timeout_ms));
+    answer["device"] = ToJson(report);
+  }
+  if (!request.policy.has_value() && !request.dead_after_ms.has_value()) return answer;
+  ASSIGN_OR_RETURN(const Json session, RunOnSession(request));
+  answer.update(session);
+  return answer;
 }
 
 bool ControlServer::Stop(std::int64_t timeout_ms) {

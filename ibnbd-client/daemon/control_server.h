@@ -34,6 +34,8 @@ class ControlServer {
   void Serve(UniqueFd client);
   std::string Answer(const std::string& line);
   absl::StatusOr<Json> Run(const ControlRequest& request);
+  absl::StatusOr<Json> RunOnSession(const ControlRequest& request);
+  absl::StatusOr<Json> Set(const ControlRequest& request);
 
   const UniqueFd listening_;
   const UniqueFd stop_;  // An eventfd.

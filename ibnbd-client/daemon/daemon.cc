@@ -108,10 +108,10 @@ absl::Status RunDaemon(const DaemonOptions& options) {
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
   SessionTable sessions(*loops, options.session_name, state.client_id, options.memory);
   DeviceTable table(*loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
-                    [&](const std::vector<DeviceRecord>& now) {
+                    [&](const TableRecords& now) {
                       return ReplaceFile(state_path, FormatState({state.client_id, now}));
                     });
-  table.Restore(state.devices);
+  table.Restore(state.records);
   table.StartRefreshing();
   const std::unique_ptr<ControlServer> server = ControlServer::Start(std::move(listening), table);
   LOG_INFO("serving on ", options.socket, ", ", loops->count(), " loops");

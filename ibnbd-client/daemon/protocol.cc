@@ -11,18 +11,24 @@
 #include "base/status_macros.h"
 #include "ibnbd-client/text.h"
 #include "nbd-bridge/loss_policy.h"
+#include "nbd-bridge/session_words.h"
 
 namespace ibnbd::client {
 namespace {
 
-constexpr std::array<std::pair<Command, const char*>, 8> kCommands{{{Command::kMap, "map"},
-                                                                    {Command::kUnmap, "unmap"},
-                                                                    {Command::kRemap, "remap"},
-                                                                    {Command::kResize, "resize"},
-                                                                    {Command::kSet, "set"},
-                                                                    {Command::kShow, "show"},
-                                                                    {Command::kIos, "ios"},
-                                                                    {Command::kList, "list"}}};
+constexpr std::array<std::pair<Command, const char*>, 12> kCommands{
+    {{Command::kMap, "map"},
+     {Command::kUnmap, "unmap"},
+     {Command::kRemap, "remap"},
+     {Command::kResize, "resize"},
+     {Command::kSet, "set"},
+     {Command::kShow, "show"},
+     {Command::kIos, "ios"},
+     {Command::kList, "list"},
+     {Command::kSessions, "sessions"},
+     {Command::kAddPath, "add-path"},
+     {Command::kRemovePath, "remove-path"},
+     {Command::kWeighPath, "weigh-path"}}};
 constexpr std::array<std::pair<ibnbd_access, const char*>, 3> kAccesses{
     {{IBNBD_READ_ONLY, "ro"}, {IBNBD_READ_WRITE, "rw"}, {IBNBD_MIGRATION, "migration"}}};
 constexpr std::array<std::pair<DeviceKind, const char*>, 2> kKinds{
@@ -38,8 +44,9 @@ constexpr std::array<std::pair<std::uint32_t, const char*>, 3> kWaits{
     {{IBNBD_WAITS_FOR_ANSWER, "answer"},
      {IBNBD_WAITS_FOR_TURN, "turn"},
      {IBNBD_WAITS_FOR_SERVER, "server"}}};
-constexpr std::array<std::pair<std::uint32_t, const char*>, 5> kPathStates{
-    {{IBNBD_PATH_CONNECTING, "connecting"},
+constexpr std::array<std::pair<std::uint32_t, const char*>, 6> kPathStates{
+    {{0, "waiting"},  // For its session to be opened.
+     {IBNBD_PATH_CONNECTING, "connecting"},
      {IBNBD_PATH_UP, "up"},
      {IBNBD_PATH_DRAINING, "draining"},
      {IBNBD_PATH_PAUSING, "pausing"},
@@ -48,6 +55,7 @@ constexpr std::uint32_t kTimeoutMsMax = 24 * 3600 * 1000;
 constexpr std::int64_t kFailAfterMsMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint32_t kQueueDepthMax = 4096;
 constexpr std::uint32_t kIndexMax = 1u << 20;
+constexpr std::uint32_t kDeadAfterMsMax = 3'600'000;
 
 template <typename Table, typename Value>
 const char* NameIn(const Table& table, Value value) {
@@ -85,6 +93,24 @@ class Fields {
     const auto number = value->get<std::int64_t>();
     if (number < min || number > max) return Fault(key, "is out of range"), otherwise;
     return number;
+  }
+  // Nothing if it is not there.
+  std::optional<std::int64_t> MaybeNumber(const char* key, std::int64_t min, std::int64_t max) {
+    if (Find(key, false) == nullptr) return std::nullopt;
+    return Number(key, min, min, max);
+  }
+  std::optional<std::uint32_t> MaybeNumber32(const char* key, std::uint32_t max) {
+    const auto number = MaybeNumber(key, 0, max);
+    if (!number.has_value()) return std::nullopt;
+    return static_cast<std::uint32_t>(*number);
+  }
+  std::optional<std::uint32_t> MaybePolicy(const char* key) {
+    const std::string name = Text(key);
+    if (name.empty()) return std::nullopt;
+    const auto policy = bridge::ParsePathPolicy(name);
+    if (policy.ok()) return *policy;
+    Fault(key, absl::StrCat("is \"", Printable(name), "\", which is unknown"));
+    return std::nullopt;
   }
   template <typename Table>
   auto Choice(const char* key, const Table& table, decltype(table[0].first) otherwise) {
@@ -140,7 +166,9 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
         absl::StrCat(map.uri.ToString(), " names no volume: say ", map.uri.ToString(), "/NAME"));
   }
   map.session_name = fields.Text("session_name");
-  map.ways = {fields.Text("source"), fields.Text("paths")};
+  map.wishes.ways = {fields.Text("source"), fields.Text("paths")};
+  map.wishes.policy = fields.MaybePolicy("policy");
+  map.wishes.dead_after_ms = fields.MaybeNumber32("dead_after_ms", kDeadAfterMsMax);
   map.kind = fields.Choice("as", kKinds, DeviceKind::kUblk);
   map.access = fields.Choice("access", kAccesses, IBNBD_READ_WRITE);
   map.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
@@ -160,13 +188,30 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
 void Put(const MapRequest& map, Json* json) {
   (*json)["uri"] = map.uri.ToString();
   if (!map.session_name.empty()) (*json)["session_name"] = map.session_name;
-  if (!map.ways.source.empty()) (*json)["source"] = map.ways.source;
-  if (!map.ways.more.empty()) (*json)["paths"] = map.ways.more;
+  const SessionWishes& wishes = map.wishes;
+  if (!wishes.ways.source.empty()) (*json)["source"] = wishes.ways.source;
+  if (!wishes.ways.more.empty()) (*json)["paths"] = wishes.ways.more;
+  if (wishes.policy) (*json)["policy"] = bridge::PathPolicyName(*wishes.policy);
+  if (wishes.dead_after_ms) (*json)["dead_after_ms"] = *wishes.dead_after_ms;
   (*json)["as"] = NameIn(kKinds, map.kind);
   (*json)["access"] = NameIn(kAccesses, map.access);
   (*json)["fail_after_ms"] = map.fail_after_ms;
   (*json)["queue_depth"] = map.queue_depth;
   (*json)["index"] = map.index;
+}
+
+bool IsAboutAPath(Command command) {
+  return command == Command::kAddPath || command == Command::kRemovePath ||
+         command == Command::kWeighPath;
+}
+
+void SettingsFrom(Fields& fields, ControlRequest* request) {
+  request->fail_after_ms = fields.MaybeNumber("fail_after_ms", -1, kFailAfterMsMax);
+  request->policy = fields.MaybePolicy("policy");
+  request->dead_after_ms = fields.MaybeNumber32("dead_after_ms", kDeadAfterMsMax);
+  if (!request->fail_after_ms && !request->policy && !request->dead_after_ms) {
+    fields.Fault("fail_after_ms", "is missing, and so are \"policy\" and \"dead_after_ms\"");
+  }
 }
 
 const char* StateText(const DeviceReport& report) {
@@ -198,11 +243,16 @@ absl::StatusOr<ControlRequest> ParseRequest(const std::string& line) {
   if (request.command == Command::kMap) {
     ASSIGN_OR_RETURN(request.map, MapFrom(fields));
   } else if (request.command != Command::kList) {
-    request.device = fields.Text("device", true);
+    request.device = fields.Text("device", request.command != Command::kSessions);
   }
-  if (request.command == Command::kSet) {
-    if (!object.contains("fail_after_ms")) fields.Fault("fail_after_ms", "is missing");
-    request.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
+  if (request.command == Command::kSet) SettingsFrom(fields, &request);
+  if (IsAboutAPath(request.command)) {
+    request.path = fields.Text("path", true);
+    request.weight = fields.MaybeNumber32("weight", kPathWeightMax);
+    request.wait = !fields.Flag("no_wait");
+    if (request.command == Command::kWeighPath && !request.weight) {
+      fields.Fault("weight", "is missing");
+    }
   }
   RETURN_IF_ERROR(fields.status());
   return request;
@@ -215,7 +265,12 @@ std::string FormatRequest(const ControlRequest& request) {
   } else if (request.command != Command::kList) {
     json["device"] = request.device;
     json["force"] = request.force;
-    if (request.command == Command::kSet) json["fail_after_ms"] = request.fail_after_ms;
+    if (request.fail_after_ms) json["fail_after_ms"] = *request.fail_after_ms;
+    if (request.policy) json["policy"] = bridge::PathPolicyName(*request.policy);
+    if (request.dead_after_ms) json["dead_after_ms"] = *request.dead_after_ms;
+    if (!request.path.empty()) json["path"] = request.path;
+    if (request.weight) json["weight"] = *request.weight;
+    if (!request.wait) json["no_wait"] = true;
   }
   return Dump(json) + "\n";
 }
@@ -241,16 +296,27 @@ Json ToJson(const DeviceReport& report) {
   json["fua"] = has(IBNBD_DEVICE_FUA);
   json["discard_max"] = report.info.discard_max;
   json["write_zeroes_max"] = report.info.write_zeroes_max;
-  json["session"] = {{"address", report.session.address},
-                     {"connected", report.session.connected != 0},
-                     {"queues", report.session.queue_count},
-                     {"queue_depth", report.session.queue_depth},
-                     {"io_size_max", report.session.io_size_max},
-                     {"reconnects", report.session.reconnects},
-                     {"heartbeat_rtt_ns", report.session.heartbeat_rtt_ns}};
-  for (const ibnbd_path_info& path : report.paths) {
-    json["session"]["paths"].push_back(ToJson(path));
+  json["session"] = ToJson(report.session);
+  return json;
+}
+
+Json ToJson(const SessionReport& report) {
+  Json json = {{"name", report.name}, {"server", report.key.server}};
+  if (!report.devices.empty()) json["devices"] = report.devices;
+  json["open"] = report.open;
+  json["policy"] = bridge::PathPolicyName(report.settings.policy);
+  if (report.open) {
+    json["dead_after_ms"] = report.info.dead_after_ms;
+    json["address"] = report.info.address;
+    json["connected"] = report.info.connected != 0;
+    json["queues"] = report.info.queue_count;
+    json["queue_depth"] = report.info.queue_depth;
+    json["io_size_max"] = report.info.io_size_max;
+    json["reconnects"] = report.info.reconnects;
+    json["heartbeat_rtt_ns"] = report.info.heartbeat_rtt_ns;
   }
+  json["paths"] = Json::array();
+  for (const ibnbd_path_info& path : report.paths) json["paths"].push_back(ToJson(path));
   return json;
 }
 
@@ -294,15 +360,101 @@ absl::StatusOr<Json> ParseAnswer(const std::string& line) {
   return object;
 }
 
+namespace {
+
+Json ToJson(const SessionRecord& record) {
+  Json paths = Json::array();
+  for (const PathSetting& setting : record.settings.paths) {
+    paths.push_back({{"path", setting.path}, {"weight", setting.weight}});
+  }
+  return {{"server", record.key.server},
+          {"name", record.key.name},
+          {"policy", bridge::PathPolicyName(record.settings.policy)},
+          {"dead_after_ms", record.settings.dead_after_ms},
+          {"paths", paths}};
+}
+
+absl::StatusOr<PathSetting> PathSettingFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state: a path is no object");
+  Fields fields(json);
+  PathSetting setting;
+  setting.path = fields.Text("path", true);
+  setting.weight = fields.MaybeNumber32("weight", kPathWeightMax).value_or(setting.weight);
+  RETURN_IF_ERROR(fields.status());
+  // They become a list that is separated by spaces.
+  if (setting.path.empty() || setting.path.find(' ') != std::string::npos) {
+    return absl::InvalidArgumentError("state: a path is empty, or has a space in it");
+  }
+  return setting;
+}
+
+absl::StatusOr<SessionRecord> SessionRecordFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state: a session is no object");
+  Fields fields(json);
+  SessionRecord record;
+  const auto server = ParseUri(fields.Text("server", true));
+  record.key.name = fields.Text("name");
+  record.settings.policy = fields.MaybePolicy("policy").value_or(IBNBD_POLICY_ADAPTIVE);
+  record.settings.dead_after_ms =
+      fields.MaybeNumber32("dead_after_ms", kDeadAfterMsMax).value_or(0);
+  RETURN_IF_ERROR(fields.status());
+  if (!server.ok()) return Annotate(server.status(), "state: a session");
+  record.key = KeyOf(*server, record.key.name);
+  const auto paths = json.find("paths");
+  if (paths == json.end() || !paths->is_array() || paths->empty() || paths->size() > kPathsMax) {
+    return absl::InvalidArgumentError("state: a session without \"paths\", or with too many");
+  }
+  for (const Json& path : *paths) {
+    ASSIGN_OR_RETURN(PathSetting setting, PathSettingFrom(path));
+    record.settings.paths.push_back(std::move(setting));
+  }
+  return record;
+}
+
+absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state: a device is no object");
+  Fields members(json);
+  DeviceRecord record;
+  record.node = members.Text("device", true);
+  ASSIGN_OR_RETURN(record.request, MapFrom(members));
+  if (record.request.index < 0) members.Fault("index", "is missing");
+  RETURN_IF_ERROR(members.status());
+  record.request.survives_us = true;
+  return record;
+}
+
+// Of the member `key`, if it is there or `required`.
+template <typename Record>
+absl::Status ReadRecords(const Json& object, const char* key, bool required,
+                         absl::StatusOr<Record> (*read)(const Json&), std::vector<Record>* into) {
+  const auto entries = object.find(key);
+  if (entries == object.end() && !required) return absl::OkStatus();
+  if (entries == object.end() || !entries->is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat("state: no \"", key, "\""));
+  }
+  for (const Json& entry : *entries) {
+    ASSIGN_OR_RETURN(Record record, read(entry));
+    into->push_back(std::move(record));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 std::string FormatState(const DaemonState& state) {
   Json devices = Json::array();
-  for (const DeviceRecord& record : state.devices) {
+  for (const DeviceRecord& record : state.records.devices) {
     Json json = {{"device", record.node}};
     Put(record.request, &json);
     json["volume_id"] = VolumeIdText(record.request.volume_id);
     devices.push_back(json);
   }
-  return Json({{"version", 1}, {"client_id", VolumeIdText(state.client_id)}, {"devices", devices}})
+  Json sessions = Json::array();
+  for (const SessionRecord& record : state.records.sessions) sessions.push_back(ToJson(record));
+  return Json({{"version", 1},
+               {"client_id", VolumeIdText(state.client_id)},
+               {"devices", devices},
+               {"sessions", sessions}})
              .dump(1, ' ', false, Json::error_handler_t::replace) +
          "\n";
 }
@@ -319,21 +471,10 @@ absl::StatusOr<DaemonState> ParseState(const std::string& text) {
     fields.Fault("client_id", "is no hexadecimal number, or 0");
   }
   RETURN_IF_ERROR(fields.status());
-  const auto devices = object.find("devices");
-  if (devices == object.end() || !devices->is_array()) {
-    return absl::InvalidArgumentError("state: no \"devices\"");
-  }
-  for (const Json& entry : *devices) {
-    if (!entry.is_object()) return absl::InvalidArgumentError("state: a device is no object");
-    Fields members(entry);
-    DeviceRecord record;
-    record.node = members.Text("device", true);
-    ASSIGN_OR_RETURN(record.request, MapFrom(members));
-    if (record.request.index < 0) members.Fault("index", "is missing");
-    RETURN_IF_ERROR(members.status());
-    record.request.survives_us = true;
-    state.devices.push_back(std::move(record));
-  }
+  RETURN_IF_ERROR(ReadRecords(object, "devices", true, DeviceRecordFrom, &state.records.devices));
+  // A daemon that knew none wrote none: their paths stand with the devices.
+  RETURN_IF_ERROR(
+      ReadRecords(object, "sessions", false, SessionRecordFrom, &state.records.sessions));
   return state;
 }
 

@@ -18,7 +18,9 @@ MapRequest AMapping() {
   map.access = IBNBD_MIGRATION;
   map.fail_after_ms = 1500;
   map.queue_depth = 64;
-  map.ways = {"10.0.0.1", "10.1.0.1@10.1.0.2 10.2.0.2"};
+  map.wishes.ways = {"10.0.0.1", "10.1.0.1@10.1.0.2 10.2.0.2"};
+  map.wishes.policy = IBNBD_POLICY_MIN_INFLIGHT;
+  map.wishes.dead_after_ms = 5000;
   map.index = 7;
   return map;
 }
@@ -29,8 +31,10 @@ void ExpectSame(const MapRequest& a, const MapRequest& b) {
   EXPECT_EQ(a.access, b.access);
   EXPECT_EQ(a.fail_after_ms, b.fail_after_ms);
   EXPECT_EQ(a.queue_depth, b.queue_depth);
-  EXPECT_EQ(a.ways.source, b.ways.source);
-  EXPECT_EQ(a.ways.more, b.ways.more);
+  EXPECT_EQ(a.wishes.ways.source, b.wishes.ways.source);
+  EXPECT_EQ(a.wishes.ways.more, b.wishes.ways.more);
+  EXPECT_EQ(a.wishes.policy, b.wishes.policy);
+  EXPECT_EQ(a.wishes.dead_after_ms, b.wishes.dead_after_ms);
   EXPECT_EQ(a.index, b.index);
 }
 
@@ -75,10 +79,48 @@ TEST(ControlProtocol, ALossPolicyIsReadAsItWasWrittenAndNeverLeftOut) {
     const auto read = ParseRequest(FormatRequest(request));
     ASSERT_TRUE(read.ok()) << read.status();
     EXPECT_EQ(read->fail_after_ms, ms);
+    EXPECT_FALSE(read->policy.has_value());
   }
-  EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x"})"), "\"fail_after_ms\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x"})"),
+            "\"fail_after_ms\" is missing, and so are \"policy\" and \"dead_after_ms\"");
   EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x", "fail_after_ms": -2})"),
             "\"fail_after_ms\" is out of range");
+}
+
+TEST(ControlProtocol, RequestsAboutPathsAreReadAsTheyWereWritten) {
+  ControlRequest request;
+  request.command = Command::kAddPath;
+  request.device = "hostA";
+  request.path = "10.1.0.1@10.1.0.2:99";
+  request.weight = 0;
+  request.wait = false;
+  auto read = ParseRequest(FormatRequest(request));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->command, Command::kAddPath);
+  EXPECT_EQ(read->device, "hostA");
+  EXPECT_EQ(read->path, request.path);
+  EXPECT_EQ(read->weight, 0U);
+  EXPECT_FALSE(read->wait);
+
+  request = {};
+  request.command = Command::kSet;
+  request.device = "hostA";
+  request.policy = IBNBD_POLICY_ROUND_ROBIN;
+  request.dead_after_ms = 0;
+  read = ParseRequest(FormatRequest(request));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->policy, static_cast<std::uint32_t>(IBNBD_POLICY_ROUND_ROBIN));
+  EXPECT_EQ(read->dead_after_ms, 0U);
+  EXPECT_FALSE(read->fail_after_ms.has_value());
+
+  EXPECT_EQ(ErrorOf(R"({"command": "add-path", "device": "x"})"), "\"path\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": "weigh-path", "device": "x", "path": "0"})"),
+            "\"weight\" is missing");
+  EXPECT_EQ(ErrorOf(R"({"command": "weigh-path", "device": "x", "path": "0", "weight": 1001})"),
+            "\"weight\" is out of range");
+  EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x", "policy": "best"})"),
+            "\"policy\" is \"best\", which is unknown");
+  EXPECT_TRUE(ParseRequest(R"({"command": "sessions"})").ok());
 }
 
 TEST(ControlProtocol, AnOutstandingIoIsShownInWords) {
@@ -154,11 +196,11 @@ TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
   record.node = "/dev/nbd7";
   record.request = AMapping();
   record.request.volume_id = 0xfedcba9876543210U;
-  const auto read = ParseState(FormatState({0x8000000000000001U, {record, record}}));
+  const auto read = ParseState(FormatState({0x8000000000000001U, {{record, record}, {}}}));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->client_id, 0x8000000000000001U);
-  ASSERT_EQ(read->devices.size(), 2U);
-  const DeviceRecord& first = read->devices.front();
+  ASSERT_EQ(read->records.devices.size(), 2U);
+  const DeviceRecord& first = read->records.devices.front();
   EXPECT_EQ(first.node, "/dev/nbd7");
   ExpectSame(first.request, record.request);
   EXPECT_EQ(first.request.volume_id, record.request.volume_id);
@@ -168,7 +210,37 @@ TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
 TEST(StateFile, NoDevicesAreNoRecords) {
   const auto read = ParseState(FormatState({7, {}}));
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_TRUE(read->devices.empty());
+  EXPECT_TRUE(read->records.devices.empty());
+  EXPECT_TRUE(read->records.sessions.empty());
+}
+
+TEST(StateFile, SessionsAreReadAsTheyWereWritten) {
+  SessionRecord record;
+  record.key = KeyOf(*ParseUri("tcp://[::1]:4711"), "hostA");
+  record.settings.paths = {{"server.example", 0}, {"10.1.0.1@10.1.0.2:99", 1000}};
+  record.settings.policy = IBNBD_POLICY_MIN_LATENCY;
+  record.settings.dead_after_ms = 2500;
+  const auto read = ParseState(FormatState({7, {{}, {record}}}));
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->records.sessions.size(), 1U);
+  const SessionRecord& is = read->records.sessions.front();
+  EXPECT_EQ(is.key, record.key);
+  EXPECT_EQ(is.settings.policy, record.settings.policy);
+  EXPECT_EQ(is.settings.dead_after_ms, 2500U);
+  ASSERT_EQ(is.settings.paths.size(), 2U);
+  EXPECT_EQ(is.settings.paths[0].path, "server.example");
+  EXPECT_EQ(is.settings.paths[0].weight, 0U);
+  EXPECT_EQ(is.settings.paths[1].weight, 1000U);
+  EXPECT_EQ(is.settings.paths[1].id, PathSetting::kNoId);
+}
+
+TEST(StateFile, WhatADaemonWithoutSessionsWroteIsUnderstood) {
+  const auto read = ParseState(R"({"version": 1, "client_id": "7", "devices": [
+      {"device": "/dev/nbd0", "uri": "tcp://h/v", "index": 0, "paths": "10.1.0.2"}]})");
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->records.devices.size(), 1U);
+  EXPECT_EQ(read->records.devices.front().request.wishes.ways.more, "10.1.0.2");
+  EXPECT_TRUE(read->records.sessions.empty());
 }
 
 TEST(StateFile, WhatIsNotOursIsRefused) {
@@ -179,6 +251,16 @@ TEST(StateFile, WhatIsNotOursIsRefused) {
        R"({"version": 2, "devices": []})", R"({"version": 1, "client_id": "7"})",
        R"({"version": 1, "client_id": "7", "devices": {}})",
        R"({"version": 1, "client_id": "7", "devices": [7]})",
+       R"({"version": 1, "client_id": "7", "devices": [], "sessions": 7})",
+       R"({"version": 1, "client_id": "7", "devices": [], "sessions": [{"server": "tcp://h"}]})",
+       R"({"version": 1, "client_id": "7", "devices": [],
+           "sessions": [{"server": "tcp://h", "paths": []}]})",
+       R"({"version": 1, "client_id": "7", "devices": [],
+           "sessions": [{"server": "tcp://h", "paths": [{"path": "a b"}]}]})",
+       R"({"version": 1, "client_id": "7", "devices": [],
+           "sessions": [{"server": "nowhere", "paths": [{"path": "a"}]}]})",
+       R"({"version": 1, "client_id": "7", "devices": [],
+           "sessions": [{"server": "tcp://h", "paths": [{"path": "a", "weight": 1001}]}]})",
        R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0"}]})",
        R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v"}]})",
        R"({"version": 1, "client_id": "7", "devices": [{"uri": "tcp://h/v", "index": 0}]})"}) {

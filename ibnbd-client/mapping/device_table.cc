@@ -64,6 +64,9 @@ void DeviceTable::Drop(const SlotPtr& slot) {
   slot->gone = true;
   slot->busy = false;
   slots_.erase(std::remove(slots_.begin(), slots_.end(), slot), slots_.end());
+  const SessionKey key = KeyOf(*slot);
+  const auto has_key = [&key](const SlotPtr& other) { return KeyOf(*other) == key; };
+  if (std::none_of(slots_.begin(), slots_.end(), has_key)) sessions_.Forget(key);
 }
 
 // A place for a volume that is not mapped yet, claimed.
@@ -110,6 +113,8 @@ absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index, std::uint64_
     slot->record.node = NodeOf(slot->record.request.kind, index);
     slot->record.request.index = index;
     slot->record.request.volume_id = volume_id;
+    // The session has been told: what it has is written down with it, and may change.
+    slot->record.request.wishes = {};
   }
   return Save();
 }
@@ -226,14 +231,7 @@ DeviceReport DeviceTable::ReportOf(const Slot& slot) const {
   report.served = true;
   report.info = slot.volume->Describe();
   report.device_size = slot.volume->device_size();
-  report.session.struct_size = sizeof(report.session);
-  (void)ibnbd_session_get_info(slot.volume->session(), &report.session);  // Zeroes otherwise.
-  for (std::uint32_t i = 0;; ++i) {
-    ibnbd_path_info path = {};
-    path.struct_size = sizeof(path);
-    if (ibnbd_session_get_path_info(slot.volume->session(), i, &path) != 0) break;
-    report.paths.push_back(path);
-  }
+  report.session = sessions_.Report(KeyOf(slot));
   return report;
 }
 
@@ -255,12 +253,16 @@ std::vector<DeviceReport> DeviceTable::List() {
 // Writes down what there is now.
 absl::Status DeviceTable::Save() {
   absl::MutexLock saving(&save_mutex_);  // One after the other, the last one last.
-  std::vector<DeviceRecord> records;
+  TableRecords records;
   {
     absl::MutexLock lock(&mutex_);
+    std::vector<SessionKey> keys;
     for (const SlotPtr& slot : slots_) {
-      if (!slot->record.node.empty()) records.push_back(slot->record);
+      if (slot->record.node.empty()) continue;
+      records.devices.push_back(slot->record);
+      keys.push_back(KeyOf(*slot));
     }
+    records.sessions = sessions_.RecordsOf(keys);
   }
   return save_(records);
 }

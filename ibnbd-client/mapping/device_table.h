@@ -39,13 +39,18 @@ struct DeviceReport {
   std::string problem;       // Why it is not.
   ibnbd_device_info info{};  // Of what is served.
   std::uint64_t device_size = 0;
-  struct ibnbd_session_info session {};
-  std::vector<ibnbd_path_info> paths;
+  SessionReport session;  // Its devices are not listed.
+};
+
+// All of it.
+struct TableRecords {
+  std::vector<DeviceRecord> devices;
+  std::vector<SessionRecord> sessions;  // Of the devices.
 };
 
 class DeviceTable {
  public:
-  using SaveFn = std::function<absl::Status(const std::vector<DeviceRecord>&)>;
+  using SaveFn = std::function<absl::Status(const TableRecords&)>;
 
   DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save);
   ~DeviceTable();  // Requires StopThreads().
@@ -69,8 +74,15 @@ class DeviceTable {
   absl::StatusOr<DeviceReport> Show(const std::string& selector);
   std::vector<DeviceReport> List();
 
+  // `selector`: a device as above, or a session: its name, or its server.
+  absl::StatusOr<SessionReport> ShowSession(const std::string& selector);
+  // `change` is written down if it succeeds.
+  using ChangeFn = std::function<absl::Status(SessionTable&, const SessionKey&)>;
+  absl::StatusOr<SessionReport> ChangeSession(const std::string& selector, const ChangeFn& change);
+  std::vector<SessionReport> ListSessions();
+
   // Takes over what another process left, in the background, for as long as it takes.  Once, first.
-  void Restore(const std::vector<DeviceRecord>& records);
+  void Restore(const TableRecords& records);
   // Looks at the servers' sizes from time to time.
   void StartRefreshing();
   void StopThreads();
@@ -84,8 +96,11 @@ class DeviceTable {
     std::unique_ptr<MappedVolume> volume;
   };
   using SlotPtr = std::shared_ptr<Slot>;
+  static SessionKey KeyOf(const Slot& slot);
 
   absl::StatusOr<SlotPtr> Find(const std::string& selector) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<SessionKey> FindSession(const std::string& selector);
+  SessionReport ReportOfSession(const SessionKey& key);
   absl::StatusOr<SlotPtr> Claim(const std::string& selector, std::uint32_t timeout_ms);
   void Unclaim(const SlotPtr& slot);
   absl::StatusOr<SlotPtr> Reserve(const MapRequest& request);

@@ -48,8 +48,9 @@ void DeviceTable::RemoveUnknown() {
   RemoveUnknownNbdDevices(sessions_.client_id(), nbd);
 }
 
-void DeviceTable::Restore(const std::vector<DeviceRecord>& records) {
-  for (const DeviceRecord& record : records) {
+void DeviceTable::Restore(const TableRecords& records) {
+  sessions_.Restore(records.sessions);
+  for (const DeviceRecord& record : records.devices) {
     auto slot = std::make_shared<Slot>();
     slot->record = record;
     slot->record.request.timeout_ms = kTakeOverMs;

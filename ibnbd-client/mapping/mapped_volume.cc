@@ -42,8 +42,8 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
 MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
 
 absl::Status MappedVolume::Open(const Options& how) {
-  ASSIGN_OR_RETURN(session_, sessions_.Acquire(request_.uri, request_.session_name, request_.ways,
-                                               request_.timeout_ms, how.adopt));
+  ASSIGN_OR_RETURN(session_, sessions_.Acquire(KeyOf(request_.uri, request_.session_name),
+                                               request_.wishes, request_.timeout_ms, how.adopt));
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   options.access = request_.access;
   options.open_timeout_ms = request_.timeout_ms;
@@ -135,7 +135,7 @@ void MappedVolume::Close() {
   // What was outstanding came back from the kernel device's end, or was never there.
   if (device_ != nullptr && !device_closed_) ibnbd_device_close(device_, 1000);
   device_ = nullptr;
-  if (session_ != nullptr) sessions_.Release(request_.uri, request_.session_name);
+  if (session_ != nullptr) sessions_.Release(KeyOf(request_.uri, request_.session_name));
   session_ = nullptr;
 }
 

@@ -27,7 +27,7 @@ std::string NodeOf(DeviceKind kind, int index);  // "/dev/ublkb0", "/dev/nbd0"
 struct MapRequest {
   Uri uri;                   // With an export.
   std::string session_name;  // Of the session that it belongs to; "": that of the table.
-  Ways ways;
+  SessionWishes wishes;      // Of that session, until it has been told.
   DeviceKind kind = DeviceKind::kUblk;
   ibnbd_access access = IBNBD_READ_WRITE;
   std::int64_t fail_after_ms = -1;  // Loss policy; -1: IOs are held for ever.

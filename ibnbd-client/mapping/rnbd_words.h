@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/socket_address.h"
-#include "ibnbd-client/mapping/session_table.h"
+#include "ibnbd-client/mapping/session_settings.h"
 
 namespace ibnbd::client {
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// See session_table.h.
+// See session_table.h.  Commands about a session are session_table_commands.cc.
 #include "ibnbd-client/mapping/session_table.h"
 
 #include <limits.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -23,22 +23,6 @@ namespace {
 constexpr std::uint32_t kIoDepthMax = 4096;
 // All IO has come back when a session is closed; this is for saying good-bye.
 constexpr std::uint32_t kCloseMs = 1000;
-
-std::string ServerOf(Uri uri) {
-  uri.export_name.clear();
-  return uri.ToString();
-}
-
-// All but the URI's own, from anywhere.
-std::set<std::string> PathsOf(const Uri& uri, const Ways& ways) {
-  std::set<std::string> paths = absl::StrSplit(ways.more, ' ', absl::SkipEmpty());
-  if (!ways.source.empty()) {
-    const bool v6 = absl::StrContains(uri.host, ':');
-    paths.insert(
-        absl::StrCat(ways.source, "@", v6 ? "[" : "", uri.host, v6 ? "]:" : ":", uri.port));
-  }
-  return paths;
-}
 
 // One server may be known by several addresses: each session with it is a client of its own.
 std::uint64_t IdFor(std::uint64_t client_id, const std::string& server) {
@@ -56,6 +40,16 @@ std::string NameFor(std::uint64_t id) {
   return name;
 }
 
+void AddWishes(const SessionKey& key, const SessionWishes& wishes, SessionSettings* settings) {
+  for (const std::string& path : WishedPaths(key, wishes.ways)) {
+    const auto same = [&path](const PathSetting& setting) { return setting.path == path; };
+    if (std::any_of(settings->paths.begin(), settings->paths.end(), same)) continue;
+    settings->paths.push_back({path});
+  }
+  settings->policy = wishes.policy.value_or(settings->policy);
+  settings->dead_after_ms = wishes.dead_after_ms.value_or(settings->dead_after_ms);
+}
+
 }  // namespace
 
 SessionTable::SessionTable(DeviceLoops& loops, std::string name, std::uint64_t client_id,
@@ -63,83 +57,171 @@ SessionTable::SessionTable(DeviceLoops& loops, std::string name, std::uint64_t c
     : loops_(loops), name_(std::move(name)), client_id_(client_id), memory_(std::move(memory)) {}
 
 SessionTable::~SessionTable() {
-  for (const auto& [key, entry] : entries_) {
-    absl::MutexLock lock(&entry->opening);
-    CHECK(entry->users == 0);
-  }
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [key, entry] : entries_) CHECK(entry->users == 0);
 }
 
-// Entries stay: they are few, and somebody may wait for one.
-std::shared_ptr<SessionTable::Entry> SessionTable::EntryOf(const Uri& uri,
-                                                           const std::string& name) {
+std::string SessionTable::NameOf(const SessionKey& key) const {
+  const std::string& name = key.name.empty() ? name_ : key.name;
+  if (!name.empty() || client_id_ == 0) return name;
+  return NameFor(IdFor(client_id_, absl::StrCat(key.server, " ", name)));
+}
+
+SessionTable::EntryPtr SessionTable::EntryOf(const SessionKey& key) {
   absl::MutexLock lock(&mutex_);
-  std::shared_ptr<Entry>& entry = entries_[{ServerOf(uri), name}];
+  EntryPtr& entry = entries_[key];
   if (entry == nullptr) entry = std::make_shared<Entry>();
   return entry;
 }
 
-absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const Uri& uri, const std::string& name,
-                                                     const Ways& ways, std::uint32_t timeout_ms,
-                                                     bool retry) {
-  const std::shared_ptr<Entry> entry = EntryOf(uri, name);
-  absl::MutexLock lock(&entry->opening);
-  if (entry->session == nullptr) {
-    ASSIGN_OR_RETURN(entry->session,
-                     Open(ServerOf(uri), name.empty() ? name_ : name, ways, timeout_ms, retry));
-    entry->paths = PathsOf(uri, ways);
-  } else {
-    RETURN_IF_ERROR(AddPaths(*entry, PathsOf(uri, ways)));
-  }
-  ++entry->users;
+ibnbd_session* SessionTable::Pin(const SessionKey& key) {
+  const EntryPtr entry = EntryOf(key);
+  absl::MutexLock lock(&mutex_);
+  if (entry->session != nullptr) ++entry->users;
   return entry->session;
 }
 
-absl::Status SessionTable::AddPaths(Entry& entry, const std::set<std::string>& paths) {
-  constexpr std::uint32_t kWeight = 100;
-  for (const std::string& path : paths) {
-    if (entry.paths.contains(path)) continue;
-    if (const int error = ibnbd_session_add_path(entry.session, path.c_str(), kWeight, nullptr)) {
-      return ApiStatus(error);
-    }
-    entry.paths.insert(path);
+absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
+                                                     const SessionWishes& wishes,
+                                                     std::uint32_t timeout_ms, bool retry) {
+  const EntryPtr entry = EntryOf(key);
+  absl::MutexLock opening(&entry->opening);
+  if (ibnbd_session* session = Pin(key); session != nullptr) {
+    const absl::Status told = Tell(key, session, wishes);
+    if (told.ok()) return session;
+    absl::MutexLock lock(&mutex_);
+    --entry->users;  // Who opened it has it still: none but us closes.
+    return told;
   }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, retry));
+  absl::MutexLock lock(&mutex_);
+  entry->session = session;
+  ++entry->users;
+  return session;
 }
 
-absl::StatusOr<ibnbd_session*> SessionTable::Open(const std::string& server,
-                                                  const std::string& name, const Ways& ways,
+absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
+                                                  const SessionWishes& wishes,
                                                   std::uint32_t timeout_ms, bool retry) {
+  SessionSettings settings;
+  bool known = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = settings_.find(key);
+    known = found != settings_.end();
+    settings = known ? found->second : FreshSettings(key, wishes.ways.source);
+  }
+  AddWishes(key, wishes, &settings);
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
-  std::string own_name = name;
+  const std::string own_name = NameOf(key);
   if (client_id_ != 0) {
-    options.client_id = IdFor(client_id_, absl::StrCat(server, " ", name));
-    if (name.empty()) own_name = NameFor(options.client_id);
+    options.client_id =
+        IdFor(client_id_, absl::StrCat(key.server, " ", key.name.empty() ? name_ : key.name));
   }
   if (!own_name.empty()) options.name = own_name.c_str();
-  if (!ways.source.empty()) options.source = ways.source.c_str();
-  if (!ways.more.empty()) options.paths = ways.more.c_str();
+  const std::string paths = absl::StrJoin(
+      known ? settings.paths.begin() : settings.paths.begin() + 1, settings.paths.end(), " ",
+      [](std::string* out, const PathSetting& setting) { absl::StrAppend(out, setting.path); });
+  if (!paths.empty()) options.paths = paths.c_str();
+  if (known) {
+    options.flags |= IBNBD_SESSION_PATHS_ONLY;
+  } else if (!wishes.ways.source.empty()) {
+    options.source = wishes.ways.source.c_str();
+  }
   options.queue_count = loops_.count();
   options.io_depth_max = kIoDepthMax;
   options.bounce_bytes = 0;  // All IO is on registered memory.
   if (!memory_.empty()) options.memory = memory_.c_str();
   options.connect_timeout_ms = timeout_ms;
+  options.dead_after_ms = settings.dead_after_ms;
   if (retry) options.flags |= IBNBD_SESSION_RETRY;
   ibnbd_session* session = nullptr;
-  if (const int error = ibnbd_session_open(server.c_str(), &options, &session)) {
+  if (const int error = ibnbd_session_open(key.server.c_str(), &options, &session)) {
     return ApiStatus(error);
+  }
+  // Its ids are the places in the list.
+  for (std::uint32_t id = 0; id < settings.paths.size(); ++id) {
+    PathSetting& setting = settings.paths[id];
+    setting.id = id;
+    if (setting.weight == kPathWeightDefault) continue;
+    if (ibnbd_session_set_path_weight(session, id, setting.weight) != 0) {
+      LOG_WARN("weight of path ", setting.path, ": ", ibnbd_error_message());
+    }
+  }
+  if (ibnbd_session_set_policy(session, settings.policy) != 0) {
+    LOG_WARN("policy of session ", own_name, ": ", ibnbd_error_message());
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    settings_[key] = std::move(settings);
   }
   loops_.AddSession(session);
   return session;
 }
 
-void SessionTable::Release(const Uri& uri, const std::string& name) {
-  const std::shared_ptr<Entry> entry = EntryOf(uri, name);
-  absl::MutexLock lock(&entry->opening);
-  CHECK(entry->users > 0);
-  if (--entry->users != 0) return;
-  loops_.RemoveSession(entry->session);
-  if (ibnbd_session_close(entry->session, kCloseMs) != 0) LOG_WARN(ibnbd_error_message());
-  entry->session = nullptr;
+absl::Status SessionTable::Tell(const SessionKey& key, ibnbd_session* session,
+                                const SessionWishes& wishes) {
+  for (const std::string& path : WishedPaths(key, wishes.ways)) {
+    const absl::Status added = AddLivePath(key, session, path, kPathWeightDefault, 0);
+    if (!added.ok() && !absl::IsAlreadyExists(added)) return added;
+  }
+  const auto policy = wishes.policy;
+  if (policy && ibnbd_session_set_policy(session, *policy) != 0) return ApiStatus(-EINVAL);
+  const auto dead_after_ms = wishes.dead_after_ms;
+  if (dead_after_ms && ibnbd_session_set_dead_after(session, *dead_after_ms) != 0) {
+    return ApiStatus(-EINVAL);
+  }
+  Change(key, [&](SessionSettings& settings) {
+    settings.policy = policy.value_or(settings.policy);
+    settings.dead_after_ms = dead_after_ms.value_or(settings.dead_after_ms);
+  });
+  return absl::OkStatus();
+}
+
+void SessionTable::Release(const SessionKey& key) {
+  const EntryPtr entry = EntryOf(key);
+  absl::MutexLock opening(&entry->opening);
+  ibnbd_session* session = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    CHECK(entry->users > 0);
+    if (--entry->users != 0) return;
+    session = std::exchange(entry->session, nullptr);
+  }
+  loops_.RemoveSession(session);
+  if (ibnbd_session_close(session, kCloseMs) != 0) LOG_WARN(ibnbd_error_message());
+  Change(key, [](SessionSettings& settings) {
+    for (PathSetting& setting : settings.paths) setting.id = PathSetting::kNoId;
+  });
+}
+
+void SessionTable::Change(const SessionKey& key, const SettingsFn& change) {
+  absl::MutexLock lock(&mutex_);
+  if (const auto found = settings_.find(key); found != settings_.end()) change(found->second);
+}
+
+void SessionTable::ChangeSettled(const SessionKey& key, const SettingsFn& change) {
+  absl::MutexLock lock(&mutex_);
+  change(settings_.try_emplace(key, FreshSettings(key)).first->second);
+}
+
+void SessionTable::Restore(const std::vector<SessionRecord>& records) {
+  absl::MutexLock lock(&mutex_);
+  for (const SessionRecord& record : records) settings_[record.key] = record.settings;
+}
+
+std::vector<SessionRecord> SessionTable::RecordsOf(const std::vector<SessionKey>& keys) const {
+  std::vector<SessionRecord> records;
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [key, settings] : settings_) {
+    if (std::find(keys.begin(), keys.end(), key) != keys.end()) records.push_back({key, settings});
+  }
+  return records;
+}
+
+void SessionTable::Forget(const SessionKey& key) {
+  absl::MutexLock lock(&mutex_);
+  settings_.erase(key);
 }
 
 }  // namespace ibnbd::client

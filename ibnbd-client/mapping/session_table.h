@@ -1,31 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sessions of this process: one per server and name, shared by the volumes that are mapped from
-// it, with a queue on each loop.  Opened by the first volume, closed after the last.  Thread-safe;
-// calls may wait for a server, but only those that want the same one.
+// it, with a queue on each loop.  Opened by the first volume, closed after the last.  What a
+// session was told outlives it, until Forget(): a volume that is mapped again, and the next
+// process, find its paths.  Thread-safe; calls may wait for a server, but only those that want the
+// same one.
 #pragma once
 
 #include <ibnbd/ibnbd.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "base/socket_address.h"
 #include "ibnbd-client/devices/device_loops.h"
+#include "ibnbd-client/mapping/session_settings.h"
 
 namespace ibnbd::client {
-
-// How a session reaches its server.
-struct Ways {
-  std::string source;  // The local address to come from, on the way that the URI says; "": any.
-  std::string more;    // Other ways, "[SRC@]DST[:PORT]", separated by spaces.
-};
 
 class SessionTable {
  public:
@@ -37,36 +33,66 @@ class SessionTable {
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
 
-  // The session of that name ("": the table's) with the server of `uri`, whose export is ignored.
-  // Waits for it at most `timeout_ms`; `retry`: also for a server that is not there yet.
-  // Release() it.
-  // A session that is there gets the ways that it has not been given yet.
-  absl::StatusOr<ibnbd_session*> Acquire(const Uri& uri, const std::string& name, const Ways& ways,
+  // The session of that key.  Waits for it at most `timeout_ms`; `retry`: also for a server that is
+  // not there yet.  One that is there is told what it has not been told yet.  Release() it.
+  absl::StatusOr<ibnbd_session*> Acquire(const SessionKey& key, const SessionWishes& wishes,
                                          std::uint32_t timeout_ms, bool retry);
-  void Release(const Uri& uri, const std::string& name);
+  void Release(const SessionKey& key);
+
+  // What sessions were told: of a former process; of these, to be written down; of one that nobody
+  // will want again.
+  void Restore(const std::vector<SessionRecord>& records);
+  [[nodiscard]] std::vector<SessionRecord> RecordsOf(const std::vector<SessionKey>& keys) const;
+  void Forget(const SessionKey& key);
+
+  // Below: commands about a session that is open, or will be.
+  [[nodiscard]] SessionReport Report(const SessionKey& key);
+  // `wait`: until it is up, at most `timeout_ms`; if that fails it is taken away again.
+  absl::Status AddPath(const SessionKey& key, const std::string& path, std::uint32_t weight,
+                       bool wait, std::uint32_t timeout_ms);
+  // `path`: as FindPath() has it.  `force`: even if no other one is up.
+  absl::Status RemovePath(const SessionKey& key, const std::string& path, bool force,
+                          std::uint32_t timeout_ms);
+  absl::Status SetPathWeight(const SessionKey& key, const std::string& path, std::uint32_t weight);
+  // Policy and patience.
+  absl::Status Set(const SessionKey& key, const SessionWishes& wishes);
+
+  [[nodiscard]] std::string NameOf(const SessionKey& key) const;  // As the server knows it.
   [[nodiscard]] std::uint64_t client_id() const { return client_id_; }
 
  private:
   struct Entry {
-    absl::Mutex opening;  // Held while it is opened or closed.
-    ibnbd_session* session ABSL_GUARDED_BY(opening) = nullptr;
-    std::set<std::string> paths ABSL_GUARDED_BY(opening);  // That it was given.
-    int users ABSL_GUARDED_BY(opening) = 0;
+    absl::Mutex opening;  // Held while it is opened or closed.  Before mutex_.
+    // Under mutex_, and changed with `opening` held, too; users > 0: it will not be closed.
+    ibnbd_session* session = nullptr;
+    int users = 0;
   };
-  static absl::Status AddPaths(Entry& entry, const std::set<std::string>& paths)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
-  std::shared_ptr<Entry> EntryOf(const Uri& uri, const std::string& name);
-  absl::StatusOr<ibnbd_session*> Open(const std::string& server, const std::string& name,
-                                      const Ways& ways, std::uint32_t timeout_ms, bool retry);
+  using EntryPtr = std::shared_ptr<Entry>;
+  using SettingsFn = std::function<void(SessionSettings&)>;
+
+  EntryPtr EntryOf(const SessionKey& key);
+  // For the time of a call; null: it is not open.  Release() it.
+  ibnbd_session* Pin(const SessionKey& key);
+  // Runs `live` with the session; with one that is not open, `settled` while nobody opens it.
+  absl::Status WithSession(const SessionKey& key,
+                           const std::function<absl::Status(ibnbd_session*)>& live,
+                           const std::function<absl::Status()>& settled);
+  void Change(const SessionKey& key, const SettingsFn& change);  // If there are any.
+  void ChangeSettled(const SessionKey& key, const SettingsFn& change);
+  [[nodiscard]] SessionReport ReportOf(const SessionKey& key, ibnbd_session* session) const;
+  absl::StatusOr<ibnbd_session*> Open(const SessionKey& key, const SessionWishes& wishes,
+                                      std::uint32_t timeout_ms, bool retry);
+  absl::Status Tell(const SessionKey& key, ibnbd_session* session, const SessionWishes& wishes);
+  absl::Status AddLivePath(const SessionKey& key, ibnbd_session* session, const std::string& path,
+                           std::uint32_t weight, std::uint32_t wait_ms);
 
   DeviceLoops& loops_;
   const std::string name_;
   const std::uint64_t client_id_;
   const std::string memory_;
-  absl::Mutex mutex_;
-  // By server and name.
-  std::map<std::pair<std::string, std::string>, std::shared_ptr<Entry>> entries_
-      ABSL_GUARDED_BY(mutex_);
+  mutable absl::Mutex mutex_;
+  std::map<SessionKey, EntryPtr> entries_ ABSL_GUARDED_BY(mutex_);  // They stay: they are few.
+  std::map<SessionKey, SessionSettings> settings_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace ibnbd::client

@@ -6,7 +6,7 @@
 requires python3
 
 cat >"$work/manager.py" <<'PY'
-import os, signal, socket, subprocess, sys
+import json, os, signal, socket, subprocess, sys
 
 work = sys.argv[1]
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -25,6 +25,11 @@ wait_for("READY=1")
 for _ in range(3):
     wait_for("WATCHDOG=1")
 subprocess.run(["ibnbd-client", "list", "--socket", work + "/sock"], check=True)
+paths = subprocess.run(["ibnbd-client", "path", "list", "--json", "--socket", work + "/sock"], check=True, capture_output=True)
+assert json.loads(paths.stdout) == {"sessions": []}, paths.stdout
+for command in ["add", "remove"]:
+    refused = subprocess.run(["ibnbd-client", "path", command, "hostA", "127.0.0.2", "--socket", work + "/sock"], capture_output=True)
+    assert refused.returncode == 1 and refused.stderr == b"ibnbd-client: session hostA: there is none, because nothing is mapped\n", refused
 daemon.send_signal(signal.SIGTERM)
 wait_for("STOPPING=1")
 assert daemon.wait() == 0, daemon.returncode

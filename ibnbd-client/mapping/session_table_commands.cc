@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// Commands about a session: what it has, and what is to be different.  See session_table.h.
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "ibnbd-client/api.h"
+#include "ibnbd-client/mapping/session_table.h"
+
+namespace ibnbd::client {
+namespace {
+
+constexpr absl::Duration kLookEvery = absl::Milliseconds(20);
+constexpr std::uint32_t kTakeBackMs = 5000;  // Of a path that never came up: nothing is in flight.
+
+std::vector<ibnbd_path_info> PathsOf(ibnbd_session* session) {
+  std::vector<ibnbd_path_info> paths;
+  for (std::uint32_t i = 0;; ++i) {
+    ibnbd_path_info path = {};
+    path.struct_size = sizeof(path);
+    if (ibnbd_session_get_path_info(session, i, &path) != 0) return paths;
+    paths.push_back(path);
+  }
+}
+
+// Of a path whose first attempts decide.
+absl::Status AwaitPath(ibnbd_session* session, std::uint32_t id, std::uint32_t timeout_ms) {
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(timeout_ms);
+  while (true) {
+    const std::vector<ibnbd_path_info> paths = PathsOf(session);
+    const auto path = std::find_if(paths.begin(), paths.end(),
+                                   [id](const ibnbd_path_info& other) { return other.id == id; });
+    if (path == paths.end()) return absl::CancelledError("it was removed meanwhile");
+    if (path->state == IBNBD_PATH_UP) return absl::OkStatus();
+    if (path->connect_failures > 0) return absl::UnavailableError(path->last_error);
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "it is not up after ", absl::FormatDuration(absl::Milliseconds(timeout_ms))));
+    }
+    absl::SleepFor(kLookEvery);
+  }
+}
+
+void CopyPath(const std::string& text, char (&into)[160]) {
+  const std::size_t size = std::min(text.size(), sizeof(into) - 1);
+  std::copy_n(text.begin(), size, into);
+}
+
+}  // namespace
+
+SessionReport SessionTable::ReportOf(const SessionKey& key, ibnbd_session* session) const {
+  SessionReport report;
+  report.key = key;
+  report.name = NameOf(key);
+  report.open = session != nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = settings_.find(key);
+    report.settings = found == settings_.end() ? FreshSettings(key) : found->second;
+  }
+  if (session != nullptr) {
+    report.info.struct_size = sizeof(report.info);
+    (void)ibnbd_session_get_info(session, &report.info);  // Zeroes otherwise.
+    report.paths = PathsOf(session);
+    return report;
+  }
+  for (const PathSetting& setting : report.settings.paths) {
+    ibnbd_path_info path = {};
+    path.id = static_cast<std::uint32_t>(report.paths.size());
+    path.weight = setting.weight;
+    const auto canonical = CanonicalPath(setting.path, PortOf(key));
+    CopyPath(canonical.ok() ? *canonical : setting.path, path.path);
+    report.paths.push_back(path);
+  }
+  return report;
+}
+
+SessionReport SessionTable::Report(const SessionKey& key) {
+  ibnbd_session* const session = Pin(key);
+  SessionReport report = ReportOf(key, session);
+  if (session != nullptr) Release(key);
+  return report;
+}
+
+absl::Status SessionTable::WithSession(const SessionKey& key,
+                                       const std::function<absl::Status(ibnbd_session*)>& live,
+                                       const std::function<absl::Status()>& settled) {
+  ibnbd_session* session = Pin(key);
+  if (session == nullptr) {
+    const EntryPtr entry = EntryOf(key);
+    absl::MutexLock opening(&entry->opening);
+    session = Pin(key);
+    if (session == nullptr) return settled();
+  }
+  const absl::Cleanup release = [this, &key] { Release(key); };
+  return live(session);
+}
+
+absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* session,
+                                       const std::string& path, std::uint32_t weight,
+                                       std::uint32_t wait_ms) {
+  std::uint32_t id = 0;
+  if (const int error = ibnbd_session_add_path(session, path.c_str(), weight, &id)) {
+    return error == -EEXIST ? absl::AlreadyExistsError(ibnbd_error_message()) : ApiStatus(error);
+  }
+  if (wait_ms > 0) {
+    if (absl::Status up = AwaitPath(session, id, wait_ms); !up.ok()) {
+      (void)ibnbd_session_remove_path(session, id, kTakeBackMs);
+      return up;
+    }
+  }
+  Change(key, [&](SessionSettings& settings) { settings.paths.push_back({path, weight, id}); });
+  return absl::OkStatus();
+}
+
+absl::Status SessionTable::AddPath(const SessionKey& key, const std::string& path,
+                                   std::uint32_t weight, bool wait, std::uint32_t timeout_ms) {
+  const std::string what = absl::StrCat("add path ", path, " to session ", NameOf(key));
+  const auto live = [&](ibnbd_session* session) {
+    return AddLivePath(key, session, path, weight, wait ? timeout_ms : 0);
+  };
+  const auto settled = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::string canonical, CanonicalPath(path, PortOf(key)));
+    const SessionReport report = ReportOf(key, nullptr);
+    if (FindPath(report, canonical).ok()) return absl::AlreadyExistsError("it is there already");
+    if (report.paths.size() >= kPathsMax) {
+      return absl::ResourceExhaustedError(absl::StrCat("it has ", kPathsMax, " paths"));
+    }
+    ChangeSettled(key, [&](SessionSettings& settings) {
+      settings.paths.push_back({path, weight});
+    });
+    return absl::OkStatus();
+  };
+  return Annotate(WithSession(key, live, settled), what);
+}
+
+absl::Status SessionTable::RemovePath(const SessionKey& key, const std::string& path, bool force,
+                                      std::uint32_t timeout_ms) {
+  const std::string what = absl::StrCat("remove path ", path, " of session ", NameOf(key));
+  const auto check = [&](const SessionReport& report, std::size_t index) -> absl::Status {
+    if (report.paths.size() == 1) {
+      return absl::FailedPreconditionError(
+          "it is the last one: add another one first, or unmap the session's devices");
+    }
+    const auto up = [](const ibnbd_path_info& other) { return other.state == IBNBD_PATH_UP; };
+    if (!force && up(report.paths[index]) &&
+        std::count_if(report.paths.begin(), report.paths.end(), up) == 1) {
+      return absl::FailedPreconditionError(
+          "no other one is up: IO would wait for one; --force if that is meant");
+    }
+    return absl::OkStatus();
+  };
+  const auto live = [&](ibnbd_session* session) -> absl::Status {
+    const SessionReport report = ReportOf(key, session);
+    ASSIGN_OR_RETURN(const std::size_t index, FindPath(report, path));
+    RETURN_IF_ERROR(check(report, index));
+    const std::uint32_t id = report.paths[index].id;
+    const int error = ibnbd_session_remove_path(session, id, timeout_ms);
+    const absl::Status status = error == 0 ? absl::OkStatus() : ApiStatus(error);
+    if (error == 0 || error == -ETIMEDOUT) {  // It will be.
+      Change(key, [id](SessionSettings& settings) {
+        std::erase_if(settings.paths, [id](const PathSetting& other) { return other.id == id; });
+      });
+    }
+    return status;
+  };
+  const auto settled = [&]() -> absl::Status {
+    const SessionReport report = ReportOf(key, nullptr);
+    ASSIGN_OR_RETURN(const std::size_t index, FindPath(report, path));
+    RETURN_IF_ERROR(check(report, index));
+    ChangeSettled(key, [index](SessionSettings& settings) {
+      settings.paths.erase(settings.paths.begin() + static_cast<std::ptrdiff_t>(index));
+    });
+    return absl::OkStatus();
+  };
+  return Annotate(WithSession(key, live, settled), what);
+}
+
+absl::Status SessionTable::SetPathWeight(const SessionKey& key, const std::string& path,
+                                         std::uint32_t weight) {
+  const std::string what = absl::StrCat("weight of path ", path, " of session ", NameOf(key));
+  const auto live = [&](ibnbd_session* session) -> absl::Status {
+    const SessionReport report = ReportOf(key, session);
+    ASSIGN_OR_RETURN(const std::size_t index, FindPath(report, path));
+    const std::uint32_t id = report.paths[index].id;
+    if (const int error = ibnbd_session_set_path_weight(session, id, weight)) {
+      return ApiStatus(error);
+    }
+    Change(key, [id, weight](SessionSettings& settings) {
+      for (PathSetting& setting : settings.paths) {
+        if (setting.id == id) setting.weight = weight;
+      }
+    });
+    return absl::OkStatus();
+  };
+  const auto settled = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const std::size_t index, FindPath(ReportOf(key, nullptr), path));
+    ChangeSettled(key, [&](SessionSettings& settings) { settings.paths[index].weight = weight; });
+    return absl::OkStatus();
+  };
+  return Annotate(WithSession(key, live, settled), what);
+}
+
+absl::Status SessionTable::Set(const SessionKey& key, const SessionWishes& wishes) {
+  const auto settled = [&] {
+    ChangeSettled(key, [&](SessionSettings& settings) {
+      settings.policy = wishes.policy.value_or(settings.policy);
+      settings.dead_after_ms = wishes.dead_after_ms.value_or(settings.dead_after_ms);
+    });
+    return absl::OkStatus();
+  };
+  return Annotate(
+      WithSession(
+          key, [&](ibnbd_session* session) { return Tell(key, session, wishes); }, settled),
+      absl::StrCat("set session ", NameOf(key)));
+}
+
+}  // namespace ibnbd::client
