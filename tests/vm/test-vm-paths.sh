@@ -52,5 +52,23 @@ dd if="$work/data" of="$node" bs=1M oflag=direct status=none && cmp -n 8M "$work
 ibnbd-client show --json "$node" | jq -cM '.session.paths[] | {path, address, state, reads, writes}'
 [ "$(ibnbd-client show --json "$node" | jq '[.session.paths[] | select(.reads + .writes > 0)] | length')" = 2 ] || fail "a path was not used"
 unmap "$node"
+
+# Live: another RDMA device joins, then the way that the URI says is taken away; the next daemon goes on with what is left.
+map "rdma://10.77.0.1:$port/vol" --as nbd
+start_fio live --filename="$node" --ioengine=libaio --direct=1 --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=64M \
+  --io_size=2G --time_based --runtime=10 --rate=20m --verify=crc32c --verify_backlog=128
+fio_pid=$pid
+ibnbd-client path add "$node" 10.78.1.1@10.78.1.2 || fail "a path cannot be added live"
+wire() { ibnbd-client path list --json | jq -e ".sessions[0].paths[] | select(.path == \"10.78.1.1@10.78.1.2:$port\") | $1"; }
+wait_for 20 wire '.writes > 20' || fail "the new path is not used: $(ibnbd-client path list)"
+ibnbd-client path remove "$node" 10.77.0.1 || fail "the first path cannot be removed"
+ibnbd-client path list
+kill -KILL "$daemon_pid"
+wait "$daemon_pid" 2>/dev/null
+start_daemon
+wait_for 30 wire '.state == "up"' || fail "the next daemon's paths: $(ibnbd-client path list)"
+[ "$(ibnbd-client path list --json | jq '.sessions[0].paths | length')" = 1 ] || fail "there are more paths: $(ibnbd-client path list)"
+wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/live.log")"
+unmap "$node"
 stop "$daemon_pid"
 stop "$server_pid"
