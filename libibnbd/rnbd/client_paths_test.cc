@@ -53,6 +53,13 @@ class ClientPathsTest : public ::testing::Test {
   }
   void Cut(std::uint32_t rail) { world_.CutConnections(client_.host(), node_.host(), rail); }
 
+  // Not the network either, as TCP does not for a quarter of an hour.
+  void NobodyElseNotices() {
+    sim::FaultPlan plan = world_.plan();
+    plan.retry_timeout_ns = {1000 * kNsPerSecond, 1000 * kNsPerSecond};
+    world_.set_plan(plan);
+  }
+
   // `count` IOs of one kind, each on its own block, on alternating lanes.
   void SubmitMany(Device& device, IoOp op, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) {
@@ -193,6 +200,99 @@ TEST_F(ClientPathsTest, ASilentPathIsGivenUpInLessThanASecond) {
   ASSERT_TRUE(AwaitAll(kNsPerSecond));
   world_.HealPartition(client_.host(), node_.host(), 1);
   EXPECT_TRUE(AwaitUp(2));
+}
+
+// There are no hedged reads (docs/decisions/0008-paths.md); this is the bound that makes them
+// dispensable.
+TEST_F(ClientPathsTest, ReadsThatAreStuckOnASilentPathGoOverTheOtherWithin600Ms) {
+  Device* device = StartAndOpen(rtrs::PathPolicyKind::kAdaptive);
+  for (int round = 0; round < 5; ++round) {
+    ios_.clear();
+    SubmitMany(*device, IoOp::kRead, 64);
+    world_.RunFor(round * 37 % 150 * kNsPerMs + 20 * kNsPerUs);  // Between probes.
+    SubmitMany(*device, IoOp::kRead, 64);
+    world_.RunFor(20 * kNsPerUs);
+    world_.Partition(client_.host(), node_.host(), 1);
+    const std::int64_t lost_ns = world_.now_ns();
+    ASSERT_TRUE(AwaitAll());
+    EXPECT_GT(world_.now_ns() - lost_ns, 100 * kNsPerMs);  // Some were stuck.
+    EXPECT_LT(world_.now_ns() - lost_ns, 605 * kNsPerMs);
+    ExpectAllOnceAndWell();
+    world_.HealPartition(client_.host(), node_.host(), 1);
+    ASSERT_TRUE(AwaitUp(2));
+  }
+}
+
+TEST_F(ClientPathsTest, ABrownOutIsNoticedIn100MsAndCostsNextToNothingFromThenOn) {
+  Device* device = StartAndOpen(rtrs::PathPolicyKind::kAdaptive);
+  const auto read_one = [&] {
+    const std::int64_t begun_ns = world_.now_ns();
+    EXPECT_EQ(client_.Run(*device, *client_.Make(IoOp::kRead, 0, kIoSize)), 0);
+    return world_.now_ns() - begun_ns;
+  };
+  for (int i = 0; i < 200; ++i) read_one();
+  for (const std::int64_t extra_ns : {kNsPerMs, 20 * kNsPerMs}) {
+    ASSERT_FALSE(session().paths()[1].drained_by_policy);
+    world_.SetLinkDelay(client_.host(), node_.host(), {extra_ns, extra_ns}, 1);
+    const std::int64_t begun_ns = world_.now_ns();
+    while (!session().paths()[1].drained_by_policy && world_.now_ns() - begun_ns < kNsPerSecond) {
+      read_one();
+    }
+    EXPECT_LT(world_.now_ns() - begun_ns, 100 * kNsPerMs);
+    int slow = 0;
+    for (int i = 0; i < 1000; ++i) slow += read_one() > extra_ns ? 1 : 0;
+    EXPECT_LT(slow, 10);  // Probes: a p99 does not see them.
+    EXPECT_EQ(session().stats().failovers, 0u);
+    world_.SetLinkDelay(client_.host(), node_.host(), {-1, -1}, 1);
+    for (int i = 0; i < 100'000 && session().paths()[1].drained_by_policy; ++i) read_one();
+  }
+}
+
+// As when a network spreads connections over several links and one of them swallows everything.
+TEST_F(ClientPathsTest, AConnectionThatIsStuckAloneIsNoticedWithItsPath) {
+  NobodyElseNotices();
+  Device* device = StartAndOpen(rtrs::PathPolicyKind::kRoundRobin);
+  FillPattern(client_.memory().first(64 * kIoSize), 8);
+  for (std::size_t connection = 1; connection <= ClientNode::kLanes; ++connection) {
+    ios_.clear();
+    SubmitMany(*device, IoOp::kWrite, 64);
+    world_.RunFor(20 * kNsPerUs);
+    world_.SwallowConnection(client_.host(), node_.host(), 1, connection);
+    const std::int64_t lost_ns = world_.now_ns();
+    ASSERT_TRUE(AwaitAll());
+    EXPECT_LT(world_.now_ns() - lost_ns, kNsPerSecond);
+    ExpectAllOnceAndWell();
+    EXPECT_EQ(marks_.count("client: a silent path was given up"), connection);
+    EXPECT_EQ(device->state(), DeviceState::kOpen);
+    ASSERT_TRUE(AwaitUp(2));  // With other connections.
+  }
+  EXPECT_TRUE(DiskHasMemory(64 * kIoSize));
+}
+
+TEST_F(ClientPathsTest, AStuckConnectionOfTheOnlyPathIsNoticedByHeartbeats) {
+  NobodyElseNotices();
+  client_.options().session.more_paths.clear();
+  ASSERT_TRUE(client_.Start(node_.address()).ok());
+  Device* device = *client_.Open("vol0");
+  world_.SwallowConnection(client_.host(), node_.host(), 0, 2);
+  const std::int64_t lost_ns = world_.now_ns();
+  SubmitMany(*device, IoOp::kWrite, 64);
+  ASSERT_TRUE(AwaitAll());
+  EXPECT_GT(world_.now_ns() - lost_ns, 5 * kNsPerSecond);
+  EXPECT_LT(world_.now_ns() - lost_ns, 11 * kNsPerSecond);
+  ExpectAllOnceAndWell();
+}
+
+TEST_F(ClientPathsTest, ASlowDiskIsNotTakenForAStuckConnection) {
+  Device* device = StartAndOpen(rtrs::PathPolicyKind::kAdaptive);
+  backend_->HoldIos();
+  SubmitMany(*device, IoOp::kWrite, 8);
+  world_.RunFor(100 * kNsPerSecond);
+  EXPECT_EQ(session().stats().failovers, 0u);
+  EXPECT_EQ(session().stats().reconnects, 0u);
+  backend_->Release();
+  ASSERT_TRUE(AwaitAll());
+  ExpectAllOnceAndWell();
 }
 
 TEST_F(ClientPathsTest, AServerThatIsSlowAsAWholeIsNotTakenForADeadPath) {

@@ -142,9 +142,11 @@ void ClientConnection::PostReceives() {
   }
 }
 
-// Connection 0: acknowledgements, heartbeats, INFO_REQ.
+// Connection 0: acknowledgements, heartbeats, INFO_REQ.  The others: heartbeats, to our own
+// servers.
 void ClientConnection::PostService() {
-  if (cid_ != 0) return;
+  if (cid_ != 0 && !heartbeat_owed_) [[likely]]
+    return;
   std::span<std::byte> header;
   for (; acks_owed_ > 0 && HasCredit(); --acks_owed_) {
     fabric::SendRequest& send = AddSend(&header);

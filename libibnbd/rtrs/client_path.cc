@@ -14,7 +14,6 @@ namespace ibnbd::rtrs {
 namespace {
 
 constexpr std::uint32_t kControlPermitsMax = 8;  // DealPermits().
-constexpr std::uint32_t kProbesMissedMax = 1;
 
 }  // namespace
 
@@ -27,11 +26,6 @@ proto::Uuid DrawUuid(Prng& prng) {
   uuid[6] = static_cast<std::uint8_t>((uuid[6] & 0x0f) | 0x40);  // Version 4, variant 1: as
   uuid[8] = static_cast<std::uint8_t>((uuid[8] & 0x3f) | 0x80);  // everybody's random UUIDs.
   return uuid;
-}
-
-std::int64_t HeartbeatInterval(const ClientSessionOptions& session, const SessionLimits& limits) {
-  if (session.heartbeat_interval_ns > 0) return session.heartbeat_interval_ns;
-  return limits.peer_is_ibnbd ? kHeartbeatNsIbnbd : kHeartbeatNsKernel;
 }
 
 ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& options,
@@ -48,7 +42,8 @@ ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& o
       owner_(owner),
       backoff_(session.backoff_ns_min, session.backoff_ns_max, prng),
       heartbeat_(kHeartbeatMissedMax),
-      probe_(kProbesMissedMax),
+      beats_(lanes.size(), Watch(kHeartbeatMissedMax - 1)),
+      probes_(lanes.size(), Watch(kProbesMissedMax)),
       round_timer_(reactor_.timers(),
                    [this] {
                      Break(absl::DeadlineExceededError(
@@ -65,13 +60,6 @@ ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& o
 }
 
 ClientPath::~ClientPath() { CHECK(state_ == State::kClosed || state_ == State::kIdle); }
-
-template <class F>
-void ClientPath::PostTo(std::uint32_t cid, F f) {
-  ClientConnection* connection = connections_[cid].get();
-  connection->lane().port().reactor().Post(
-      [connection, f = std::move(f)]() mutable { f(*connection); });
-}
 
 absl::Status ClientPath::WithName(const absl::Status& why) const {
   return Annotate(why, absl::StrCat("session ", session_.name, " to ", options_.server.ToString()));
@@ -198,9 +186,7 @@ void ClientPath::OnUp() {
   fatal_ = false;
   last_error_.clear();
   up_since_ns_ = reactor_.now_ns();
-  probe_.Reset();
-  receive_count_ = probe_receive_count_ = ReceiveCount();
-  RestartHeartbeat();
+  RestartWatches();
   LOG_INFO("session ", session_.name, " path ", addresses_, " up, queue depth ",
            limits_.queue_depth, ", io size ", limits_.io_size_max, ", connections ",
            connections_.size());
@@ -297,78 +283,18 @@ void ClientPath::OnConnectionShutDown(std::uint32_t) {
   owner_.OnPathShutDown(*this);  // May destroy us.
 }
 
-std::uint64_t ClientPath::ReceiveCount() const {
-  std::uint64_t count = 0;
-  for (const auto& connection : connections_) count += connection->receive_count();
-  return count;
+Reactor& ClientPath::ReactorOf(std::uint32_t cid) {
+  return connections_[cid]->lane().port().reactor();
+}
+
+std::uint32_t ClientPath::inflight(std::uint32_t cid) const {
+  return connections_[cid]->counters().inflight.load(std::memory_order_relaxed);
 }
 
 std::uint32_t ClientPath::inflight() const {
   std::uint32_t count = 0;
-  for (const auto& connection : connections_) {
-    count += connection->counters().inflight.load(std::memory_order_relaxed);
-  }
+  for (std::uint32_t cid = 0; cid < connections_.size(); ++cid) count += inflight(cid);
   return count;
-}
-
-void ClientPath::SendHeartbeat() {
-  ++stats_.heartbeats_sent;
-  if (heartbeat_sent_ns_ == 0) heartbeat_sent_ns_ = reactor_.now_ns();
-  PostTo(0, [round = round_](ClientConnection& connection) { connection.SendHeartbeat(round); });
-}
-
-void ClientPath::RestartHeartbeat() {
-  if (state_ != State::kUp) return;
-  heartbeat_.Reset();
-  heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
-}
-
-void ClientPath::OnHeartbeatTimer() {
-  const std::uint64_t count = ReceiveCount();
-  if (count != std::exchange(receive_count_, count)) heartbeat_.OnSignOfLife();
-  switch (heartbeat_.Tick()) {
-    case Heartbeat::Verdict::kDead:
-      SIM_MARK("client: heartbeats ended");
-      return Break(ErrnoStatus(
-          ETIMEDOUT, absl::StrCat("no sign of life for ", heartbeat_.missed(), " heartbeats")));
-    case Heartbeat::Verdict::kSend:
-      SendHeartbeat();
-      break;
-    case Heartbeat::Verdict::kWait:
-      ++stats_.heartbeats_missed;
-      break;
-  }
-  heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
-}
-
-// With another path at hand there is no reason to wait for the heartbeats' verdict: a path that
-// says nothing, while requests are in flight and another one speaks, is given up.  A server that is
-// slow as a whole is silent on all of them, one with a slow disk answers heartbeats.
-void ClientPath::Probe() {
-  const std::uint64_t count = ReceiveCount();
-  if (count != std::exchange(probe_receive_count_, count)) {
-    probe_.OnSignOfLife();
-    alive_ns_ = reactor_.now_ns();
-  }
-  const bool idle = !owner_.IsSessionBusy();
-  if (!limits_.peer_is_ibnbd || (idle && probe_.missed() == 0)) return probe_.Reset();
-  switch (probe_.Tick()) {
-    case Heartbeat::Verdict::kDead:
-      if (!owner_.IsOtherPathAlive(*this, reactor_.now_ns() - 3 * session_.probe_interval_ns / 2)) {
-        return;
-      }
-      SIM_MARK("client: a silent path was given up");
-      return Break(ErrnoStatus(ETIMEDOUT, "no sign of life, while another path is alive"));
-    case Heartbeat::Verdict::kSend:
-      return SendHeartbeat();
-    case Heartbeat::Verdict::kWait:
-      return;
-  }
-}
-
-void ClientPath::OnHeartbeatAck(std::uint32_t round) {
-  if (round != round_ || state_ != State::kUp || heartbeat_sent_ns_ == 0) return;
-  stats_.heartbeat_rtt_ns = reactor_.now_ns() - std::exchange(heartbeat_sent_ns_, 0);
 }
 
 PathInfo ClientPath::Info() const {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "rtrs/backoff.h"
@@ -39,10 +40,11 @@ class ClientPathOwner {
   virtual void OnPathDrained(ClientPath& path) = 0;
   virtual void OnPathShutDown(ClientPath& path) = 0;
   [[nodiscard]] virtual bool HasOtherPathUp(const ClientPath& path) const = 0;
-  // Another path is up and has heard from the server since.
-  [[nodiscard]] virtual bool IsOtherPathAlive(const ClientPath& path,
+  // Another path is up, and this connection of it has heard from the server since.
+  [[nodiscard]] virtual bool IsOtherPathAlive(const ClientPath& path, std::uint32_t cid,
                                               std::int64_t since_ns) const = 0;
-  [[nodiscard]] virtual bool IsSessionBusy() const = 0;  // Requests are in flight.
+  // Requests are in flight on this connection of any path.
+  [[nodiscard]] virtual bool IsLaneBusy(std::uint32_t cid) const = 0;
 
  protected:
   ~ClientPathOwner() = default;
@@ -89,7 +91,8 @@ class ClientPath final : public ConnectionObserver {
   [[nodiscard]] const PathOptions& options() const { return options_; }
   [[nodiscard]] const ClientSessionStats& stats() const { return stats_; }
   [[nodiscard]] std::uint32_t inflight() const;
-  [[nodiscard]] std::int64_t alive_ns() const { return alive_ns_; }
+  [[nodiscard]] std::uint32_t inflight(std::uint32_t cid) const;
+  [[nodiscard]] std::int64_t alive_ns(std::uint32_t cid) const { return probes_[cid].alive_ns; }
   [[nodiscard]] PathInfo Info() const;
   [[nodiscard]] std::string Describe() const;
 
@@ -133,8 +136,20 @@ class ClientPath final : public ConnectionObserver {
   void OnUp();
   void OnAllDrained();
   void ShutDownConnections();
+
+  // client_path_liveness.cc
+  struct Watch {  // Over one connection.
+    explicit Watch(std::uint32_t missed_max) : heartbeat(missed_max) {}
+    Heartbeat heartbeat;
+    std::uint64_t receive_count = 0;  // At the last look.
+    std::int64_t alive_ns = 0;        // When a look saw something from the server last.
+  };
+  static constexpr std::uint32_t kProbesMissedMax = 1;
+  void RestartWatches();
+  // `owes`: an answer of the server's is awaited there.
+  bool LooksDead(Watch& watch, std::uint32_t cid, bool owes);
   void OnHeartbeatTimer();
-  void SendHeartbeat();
+  void SendHeartbeat(std::uint32_t cid);
   [[nodiscard]] std::uint64_t ReceiveCount() const;
   [[nodiscard]] std::uint32_t lane_count() const {
     return static_cast<std::uint32_t>(connections_.size()) - 1;
@@ -142,7 +157,11 @@ class ClientPath final : public ConnectionObserver {
   [[nodiscard]] absl::Status WithName(const absl::Status& why) const;
   // Runs `f` with connection `cid` on its thread.
   template <class F>
-  void PostTo(std::uint32_t cid, F f);
+  void PostTo(std::uint32_t cid, F f) {
+    ClientConnection* connection = connections_[cid].get();
+    ReactorOf(cid).Post([connection, f = std::move(f)]() mutable { f(*connection); });
+  }
+  [[nodiscard]] Reactor& ReactorOf(std::uint32_t cid);
 
   const ClientSessionOptions& session_;
   PathOptions options_;
@@ -169,12 +188,11 @@ class ClientPath final : public ConnectionObserver {
   bool new_rkey_ = false;
   Backoff backoff_;
   Heartbeat heartbeat_;
-  Heartbeat probe_;
-  std::uint64_t receive_count_ = 0;        // At the last tick of the heartbeat,
-  std::uint64_t probe_receive_count_ = 0;  // and of the probe.
+  std::uint64_t receive_count_ = 0;  // At its last tick.
+  std::vector<Watch> beats_;         // By cid.
+  std::vector<Watch> probes_;
   std::int64_t heartbeat_sent_ns_ = 0;
   std::int64_t up_since_ns_ = 0;
-  std::int64_t alive_ns_ = 0;  // When the probe saw something from the server last.
   Timer round_timer_;
   Timer backoff_timer_;
   Timer heartbeat_timer_;

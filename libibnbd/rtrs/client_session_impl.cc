@@ -92,15 +92,16 @@ bool ClientSession::Impl::HasOtherPathUp(const ClientPath& path) const {
   });
 }
 
-bool ClientSession::Impl::IsOtherPathAlive(const ClientPath& path, std::int64_t since_ns) const {
+bool ClientSession::Impl::IsOtherPathAlive(const ClientPath& path, std::uint32_t cid,
+                                           std::int64_t since_ns) const {
   return std::any_of(paths_.begin(), paths_.end(), [&](const auto& other) {
-    return other.get() != &path && other->up() && other->alive_ns() >= since_ns;
+    return other.get() != &path && other->up() && other->alive_ns(cid) >= since_ns;
   });
 }
 
-bool ClientSession::Impl::IsSessionBusy() const {
+bool ClientSession::Impl::IsLaneBusy(std::uint32_t cid) const {
   return std::any_of(paths_.begin(), paths_.end(),
-                     [](const auto& path) { return path->up() && path->inflight() > 0; });
+                     [cid](const auto& path) { return path->up() && path->inflight(cid) > 0; });
 }
 
 bool ClientSession::Impl::MayCreateSession(const ClientPath& path) const {

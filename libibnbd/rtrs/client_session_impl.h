@@ -72,8 +72,9 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   void OnPathDrained(ClientPath& path) override;
   void OnPathShutDown(ClientPath& path) override;
   [[nodiscard]] bool HasOtherPathUp(const ClientPath& path) const override;
-  [[nodiscard]] bool IsOtherPathAlive(const ClientPath& path, std::int64_t since_ns) const override;
-  [[nodiscard]] bool IsSessionBusy() const override;
+  [[nodiscard]] bool IsOtherPathAlive(const ClientPath& path, std::uint32_t cid,
+                                      std::int64_t since_ns) const override;
+  [[nodiscard]] bool IsLaneBusy(std::uint32_t cid) const override;
 
   // LaneObserver
   void OnLaneAborted(std::uint32_t cid) override;

@@ -211,6 +211,12 @@ std::vector<PathInfo> ClientSession::Impl::paths() const {
   std::vector<PathInfo> infos;
   infos.reserve(paths_.size());
   for (const auto& path : paths_) infos.push_back(path->Info());
+  // The lanes' last word on that; it counts for as long as they have a choice.
+  const auto up = std::count_if(infos.begin(), infos.end(),
+                                [](const PathInfo& info) { return info.state == PathState::kUp; });
+  if (up < 2 || policy_ != PathPolicyKind::kAdaptive) {
+    for (PathInfo& info : infos) info.drained_by_policy = false;
+  }
   return infos;
 }
 

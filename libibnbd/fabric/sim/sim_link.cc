@@ -46,6 +46,7 @@ Host& Link::host(Side side) const { return fabrics_[Index(side)]->host(); }
 
 bool Link::Blocked(Side from) const {
   if (fabrics_[Index(Side::kPassive)] == nullptr) return false;  // Nobody has heard of it yet.
+  if (swallowed_) return true;
   return network_.Blocked({host(from), host(Other(from)), rail_});
 }
 

@@ -61,6 +61,8 @@ class Link : public std::enable_shared_from_this<Link> {
   void set_domain(Side side, std::uint64_t id) { domains_[Index(side)] = id; }
   [[nodiscard]] SimFabric* fabric(Side side) const { return fabrics_[Index(side)]; }
   [[nodiscard]] bool cut() const { return cut_; }
+  // Nothing gets through any more, and nobody is told; the host's other links are well.
+  void Swallow() { swallowed_ = true; }
   // Nothing from this side gets through now.
   [[nodiscard]] bool Blocked(Side from) const;
   void AttachEnd(Side side, SimConnection& end);
@@ -132,6 +134,7 @@ class Link : public std::enable_shared_from_this<Link> {
   Wire wires_[2];
   bool told_[2] = {false, false};  // A notice of the break is on its way to this end.
   bool cut_ = false;
+  bool swallowed_ = false;
 };
 
 }  // namespace ibnbd::sim

@@ -71,7 +71,8 @@ void Network::KickLinks() {
   for (const std::shared_ptr<Link>& link : links) link->Kick();
 }
 
-void Network::CutConnections(const Host& a, const Host& b, std::uint32_t rail) {
+std::vector<std::shared_ptr<Link>> Network::LinksBetween(const Host& a, const Host& b,
+                                                         std::uint32_t rail) const {
   std::vector<std::shared_ptr<Link>> links;
   for (const auto& [id, link] : links_) {
     if (link->fabric(Side::kPassive) == nullptr) continue;
@@ -80,7 +81,11 @@ void Network::CutConnections(const Host& a, const Host& b, std::uint32_t rail) {
     const Host* passive = &link->fabric(Side::kPassive)->host();
     if ((active == &a && passive == &b) || (active == &b && passive == &a)) links.push_back(link);
   }
-  for (const std::shared_ptr<Link>& link : links) link->Cut(-ECONNRESET);
+  return links;
+}
+
+void Network::CutConnections(const Host& a, const Host& b, std::uint32_t rail) {
+  for (const std::shared_ptr<Link>& link : LinksBetween(a, b, rail)) link->Cut(-ECONNRESET);
 }
 
 void Network::CrashFabric(SimFabric& fabric) {

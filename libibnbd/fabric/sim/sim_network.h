@@ -54,6 +54,8 @@ class Network {
   void Unblock(const Way& way);
   void Clog(const Way& way, std::int64_t virtual_ns);
   void HealAll();
+  [[nodiscard]] std::vector<std::shared_ptr<Link>> LinksBetween(const Host& a, const Host& b,
+                                                                std::uint32_t rail) const;
   void CutConnections(const Host& a, const Host& b, std::uint32_t rail);
   void CutAfterPosts(std::uint64_t posts) { cut_countdown_ = posts; }
   void CrashFabric(SimFabric& fabric);

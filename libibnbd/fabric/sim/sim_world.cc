@@ -172,6 +172,9 @@ bool World::RunUntil(const std::function<bool()>& done, std::int64_t virtual_ns_
 void World::CutConnections(Host& a, Host& b, std::uint32_t rail) {
   network_->CutConnections(a, b, rail);
 }
+void World::SwallowConnection(Host& a, Host& b, std::uint32_t rail, std::size_t index) {
+  network_->LinksBetween(a, b, rail).at(index)->Swallow();
+}
 void World::CutAfterPosts(std::uint64_t posts) { network_->CutAfterPosts(posts); }
 void World::SetLinkDelay(Host& a, Host& b, NsRange delay_ns, std::uint32_t rail) {
   ForRails(rail, [&](std::uint32_t each) {

@@ -137,6 +137,9 @@ class World {
   void PartitionOneWay(Host& from, Host& to, std::uint32_t rail = kAllRails);
   void Partition(Host& a, Host& b, std::uint32_t rail = kAllRails);
   void HealPartition(Host& a, Host& b, std::uint32_t rail = kAllRails);
+  // One connection alone, the `index`th that is left of those between them in the order of
+  // connects.
+  void SwallowConnection(Host& a, Host& b, std::uint32_t rail, std::size_t index);
   void StallReactor(Reactor& reactor, std::int64_t virtual_ns);
   void StallHost(Host& host, std::int64_t virtual_ns);
   // The host's clock leaps ahead; all its timers of that time are due at once.

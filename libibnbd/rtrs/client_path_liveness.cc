@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether anybody is there, at the other end of a path and of each of its connections: one may be
+// stuck while the others work, as when a network spreads connections over links and loses one of
+// them.  Control thread.
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/mark.h"
+#include "base/status_macros.h"
+#include "rtrs/client_path.h"
+
+namespace ibnbd::rtrs {
+
+std::int64_t HeartbeatInterval(const ClientSessionOptions& session, const SessionLimits& limits) {
+  if (session.heartbeat_interval_ns > 0) return session.heartbeat_interval_ns;
+  return limits.peer_is_ibnbd ? kHeartbeatNsIbnbd : kHeartbeatNsKernel;
+}
+
+std::uint64_t ClientPath::ReceiveCount() const {
+  std::uint64_t count = 0;
+  for (const auto& connection : connections_) count += connection->receive_count();
+  return count;
+}
+
+void ClientPath::RestartWatches() {
+  for (std::uint32_t cid = 0; cid < connections_.size(); ++cid) {
+    for (Watch* watch : {&beats_[cid], &probes_[cid]}) {
+      watch->heartbeat.Reset();
+      watch->receive_count = connections_[cid]->receive_count();
+      watch->alive_ns = 0;
+    }
+  }
+  receive_count_ = ReceiveCount();
+  RestartHeartbeat();
+}
+
+void ClientPath::RestartHeartbeat() {
+  if (state_ != State::kUp) return;
+  heartbeat_.Reset();
+  for (Watch& watch : beats_) watch.heartbeat.Reset();
+  heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
+}
+
+void ClientPath::SendHeartbeat(std::uint32_t cid) {
+  ++stats_.heartbeats_sent;
+  if (cid == 0 && heartbeat_sent_ns_ == 0) heartbeat_sent_ns_ = reactor_.now_ns();
+  PostTo(cid, [round = round_](ClientConnection& connection) { connection.SendHeartbeat(round); });
+}
+
+void ClientPath::OnHeartbeatAck(std::uint32_t round) {
+  if (round != round_ || state_ != State::kUp || heartbeat_sent_ns_ == 0) return;
+  stats_.heartbeat_rtt_ns = reactor_.now_ns() - std::exchange(heartbeat_sent_ns_, 0);
+}
+
+// The path as a whole, as RTRS has it; then, with our own servers, which answer heartbeats on any
+// connection, those that owe an answer.
+void ClientPath::OnHeartbeatTimer() {
+  const std::uint64_t count = ReceiveCount();
+  if (count != std::exchange(receive_count_, count)) heartbeat_.OnSignOfLife();
+  switch (heartbeat_.Tick()) {
+    case Heartbeat::Verdict::kDead:
+      SIM_MARK("client: heartbeats ended");
+      return Break(ErrnoStatus(
+          ETIMEDOUT, absl::StrCat("no sign of life for ", heartbeat_.missed(), " heartbeats")));
+    case Heartbeat::Verdict::kSend:
+      SendHeartbeat(0);
+      break;
+    case Heartbeat::Verdict::kWait:
+      ++stats_.heartbeats_missed;
+      break;
+  }
+  for (std::uint32_t cid = 0; limits_.peer_is_ibnbd && cid < connections_.size(); ++cid) {
+    if (!LooksDead(beats_[cid], cid, inflight(cid) > 0)) continue;
+    SIM_MARK("client: heartbeats ended");
+    return Break(
+        ErrnoStatus(ETIMEDOUT, absl::StrCat("connection ", cid, ": no sign of life for ",
+                                            beats_[cid].heartbeat.missed(), " heartbeats")));
+  }
+  heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
+}
+
+// One interval has passed.  Who says something by itself is not asked.
+bool ClientPath::LooksDead(Watch& watch, std::uint32_t cid, bool owes) {
+  const std::uint64_t count = connections_[cid]->receive_count();
+  if (count != std::exchange(watch.receive_count, count)) {
+    watch.heartbeat.OnSignOfLife();
+    watch.alive_ns = reactor_.now_ns();
+    return false;
+  }
+  if (!owes && watch.heartbeat.missed() == 0) return false;
+  const Heartbeat::Verdict verdict = watch.heartbeat.Tick();
+  if (verdict == Heartbeat::Verdict::kSend) SendHeartbeat(cid);
+  return verdict == Heartbeat::Verdict::kDead;
+}
+
+// With another path at hand there is no reason to wait for the heartbeats' verdict: a path one of
+// whose connections says nothing, while its lane has requests in flight and the same connection of
+// another path speaks, is given up.  These two are served by the same thread of the server: one
+// that is slow is silent on both, one with a slow disk answers heartbeats.
+void ClientPath::Probe() {
+  if (!limits_.peer_is_ibnbd) return;
+  const std::int64_t since_ns = reactor_.now_ns() - 5 * session_.probe_interval_ns / 2;
+  for (std::uint32_t cid = 0; cid < connections_.size(); ++cid) {
+    if (!LooksDead(probes_[cid], cid, owner_.IsLaneBusy(cid))) continue;
+    if (!owner_.IsOtherPathAlive(*this, cid, since_ns)) {
+      probes_[cid].heartbeat.Reset();  // When the server is back, it has its time again.
+      continue;
+    }
+    SIM_MARK("client: a silent path was given up");
+    return Break(ErrnoStatus(ETIMEDOUT, absl::StrCat("connection ", cid,
+                                                     ": no sign of life, while another path is "
+                                                     "alive")));
+  }
+}
+
+}  // namespace ibnbd::rtrs
