@@ -125,6 +125,8 @@ static_assert(offsetof(OpenRsp, physical_block_size) == 36);
 static_assert(offsetof(OpenRsp, logical_block_size) == 38);
 static_assert(offsetof(OpenRsp, max_segments) == 40 && offsetof(OpenRsp, secure_discard) == 42);
 static_assert(offsetof(OpenRsp, cache_policy) == 45 && offsetof(OpenRsp, volume_id) == 46);
+// Of volume_id: the rest is the place, this is which content it has.
+inline constexpr std::uint64_t kVolumeGenerationMask = 0xffff;
 
 struct Io {
   RnbdHeader header = HeaderOf(RnbdType::kIo);

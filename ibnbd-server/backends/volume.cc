@@ -72,6 +72,10 @@ absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(const std::string& path, Op
   return self;
 }
 
+Volume::~Volume() {
+  if (fd_.valid()) mark_.Close(fd_.get());
+}
+
 // Before the real open, which on a FIFO or a tape would block or do something.
 absl::Status Volume::CheckType(Opener opener) {
   const UniqueFd probe(opener(O_PATH | O_CLOEXEC));
@@ -169,7 +173,9 @@ absl::Status Volume::ExamineFile() {
   } else {
     id = MixId(id, device_);
   }
-  geometry_.volume_id = std::max<std::uint64_t>(id, 1);
+  // In the lowest bits, so that a client can tell what has changed.
+  mark_ = VolumeMark::Open(fd_.get(), !geometry_.read_only, path_);
+  geometry_.volume_id = std::max<std::uint64_t>(id ^ mark_.generation(), 1);
   geometry_.discard_granularity = std::clamp<std::uint32_t>(stx.stx_blksize, 512, 1u << 20);
   RETURN_IF_ERROR(FitBlockSize(direct_ ? DirectAlignment() : 512));
   geometry_.physical_block_size = std::max<std::uint32_t>(geometry_.logical_block_size, 4096);

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/unique_fd.h"
 #include "ibnbd-server/backends/volume_lock.h"
+#include "ibnbd-server/backends/volume_mark.h"
 #include "rnbd/block_backend.h"
 
 namespace ibnbd {
@@ -54,6 +55,9 @@ class Volume {
   // Errors begin with "attach PATH: ".
   static absl::StatusOr<std::unique_ptr<Volume>> Open(const std::string& path, Opener opener,
                                                       const VolumeOptions& options);
+  ~Volume();  // No IO is under way any more.
+  Volume(const Volume&) = delete;
+  Volume& operator=(const Volume&) = delete;
 
   [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -104,6 +108,7 @@ class Volume {
   const VolumeOptions options_;
   UniqueFd fd_;
   VolumeLock lock_;  // Of fd_; let go before it is closed.
+  VolumeMark mark_;  // Of a file.
   rnbd::Geometry geometry_;
   bool direct_ = true;
   bool is_block_device_ = false;

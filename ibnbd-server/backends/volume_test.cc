@@ -2,8 +2,11 @@
 // What a volume says when it is attached, and when it refuses.
 #include "ibnbd-server/backends/volume.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include <atomic>
 #include <thread>
@@ -166,6 +169,55 @@ TEST_F(VolumeTest, TheIdIsStableAndDiffersBetweenFiles) {
   // Another file under the same name is another volume.
   ASSERT_EQ(rename((dir_ / "b.img").c_str(), path.c_str()), 0);
   EXPECT_NE((*Open(path))->geometry().volume_id, id);
+}
+
+// What somebody does to a file while no server has it.
+void SetTimes(const std::string& path, timespec modified) {
+  const timespec times[] = {{0, UTIME_OMIT}, modified};
+  ASSERT_EQ(utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+}
+timespec ModifiedAt(const std::string& path) {
+  struct stat st {};
+  EXPECT_EQ(stat(path.c_str(), &st), 0);
+  return st.st_mtim;
+}
+
+TEST_F(VolumeTest, AFileThatOthersHaveWrittenToIsAnotherVolumeAndStaysThat) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  if (setxattr(path.c_str(), "user.test", "x", 1, 0) != 0) GTEST_SKIP() << "no user.* here";
+  const std::uint64_t id = (*Open(path))->geometry().volume_id;
+  const timespec closed = ModifiedAt(path);
+  SetTimes(path, {closed.tv_sec, (closed.tv_nsec + 1) % 1'000'000'000});
+  const std::uint64_t next = (*Open(path))->geometry().volume_id;
+  EXPECT_NE(next, id);
+  EXPECT_EQ((next ^ id) & ~std::uint64_t{0xffff}, 0u);
+  EXPECT_EQ((*Open(path))->geometry().volume_id, next);
+  VolumeOptions read_only;
+  read_only.read_only = true;
+  EXPECT_EQ((*Open(path, read_only))->geometry().volume_id, next);
+  // As the first one was, but not when the second one was closed.
+  SetTimes(path, closed);
+  EXPECT_NE((*Open(path))->geometry().volume_id, next);
+  EXPECT_NE((*Open(path))->geometry().volume_id, id);
+}
+
+TEST_F(VolumeTest, AFileThatWasNotClosedInOrderIsTheSameVolume) {
+  const std::string path = dir_.MakeFile("a.img", 4096);
+  if (setxattr(path.c_str(), "user.test", "x", 1, 0) != 0) GTEST_SKIP() << "no user.* here";
+  std::string mark(64, ' ');
+  std::uint64_t id = 0;
+  {
+    const auto open = Open(path);  // As a killed server leaves it.
+    id = (*open)->geometry().volume_id;
+    const ssize_t size = getxattr(path.c_str(), "user.ibnbd.volume", mark.data(), mark.size());
+    ASSERT_GT(size, 0);
+    mark.resize(static_cast<std::size_t>(size));
+  }
+  for (const std::string& found : {mark, std::string("nonsense"), std::string(4000, '9')}) {
+    if (setxattr(path.c_str(), "user.ibnbd.volume", found.data(), found.size(), 0) != 0) continue;
+    SetTimes(path, {1, 2});
+    EXPECT_EQ((*Open(path))->geometry().volume_id, id) << found;
+  }
 }
 
 TEST_F(VolumeTest, ProbingChangesNeitherSizeNorBlocks) {

@@ -169,6 +169,11 @@ absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
   };
   const bool ids_known = info_.volume_id != 0 && found.volume_id != 0 && !IBNBD_CANARY(9);
   if (ids_known && info_.volume_id != found.volume_id) {
+    if (((info_.volume_id ^ found.volume_id) & ~proto::kVolumeGenerationMask) == 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the server offers another volume as ", name_,
+                       ": its content was changed by somebody else while no server had it"));
+    }
     return refuse("volume id", absl::Hex(info_.volume_id, absl::kZeroPad16),
                   absl::Hex(found.volume_id, absl::kZeroPad16));
   }

@@ -363,7 +363,7 @@ TEST_F(ClientTest, AnotherVolumeUnderTheSameNameIsNotWrittenTo) {
   ASSERT_EQ(device->queue(0).Submit(*write), 0);
   FillPattern(client_.memory().first(512), 9);
   Geometry geometry = FakeGeometry(kDiskSize);
-  geometry.volume_id = 815;
+  geometry.volume_id = 815'000'000;
   const auto other = std::make_shared<FakeDisk>(geometry);
   node_.exports().Clear();
   node_.exports().Add("vol0", other);
@@ -371,10 +371,31 @@ TEST_F(ClientTest, AnotherVolumeUnderTheSameNameIsNotWrittenTo) {
   world_.RunFor(30 * kNsPerSecond);
   EXPECT_EQ(device->state(), DeviceState::kHeld);
   EXPECT_THAT(device->state_reason(), HasSubstr("another volume"));
-  EXPECT_THAT(device->state_reason(), HasSubstr("000000000000032f"));  // As ibnbd-client shows it.
+  EXPECT_THAT(device->state_reason(), HasSubstr("000000003093e9c0"));  // As ibnbd-client shows it.
   EXPECT_EQ(write->done_count, 0);
   EXPECT_EQ(other->unflushed_block_count(), 0u);
   // The right one comes back.
+  node_.Stop();
+  RestartServer();
+  EXPECT_TRUE(world_.RunUntil([&] { return write->done_count > 0; }, 60 * kNsPerSecond));
+  EXPECT_EQ(write->result, 0);
+}
+
+TEST_F(ClientTest, AVolumeWhoseContentOthersHaveChangedIsNotWrittenTo) {
+  Device* device = StartAndOpen();
+  node_.Stop();
+  Geometry geometry = FakeGeometry(kDiskSize);
+  geometry.volume_id = 4711 ^ 1;
+  const auto other = std::make_shared<FakeDisk>(geometry);
+  node_.exports().Clear();
+  node_.exports().Add("vol0", other);
+  node_.Start();
+  const auto write = client_.Make(IoOp::kWrite, 0, 512);
+  ASSERT_EQ(device->queue(0).Submit(*write), 0);
+  world_.RunFor(30 * kNsPerSecond);
+  EXPECT_EQ(device->state(), DeviceState::kHeld);
+  EXPECT_THAT(device->state_reason(), HasSubstr("its content was changed by somebody else"));
+  EXPECT_EQ(other->unflushed_block_count(), 0u);
   node_.Stop();
   RestartServer();
   EXPECT_TRUE(world_.RunUntil([&] { return write->done_count > 0; }, 60 * kNsPerSecond));

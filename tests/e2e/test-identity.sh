@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# A volume is known by its id and size, not by its name: another file under the same name, a restored backup, a smaller
-# file are never written to.  The client holds its IO, says why, and goes on when the right one is back.  A file that is
+# A volume is known by its id and size, not by its name: another file under the same name, a restored backup, also in the
+# same file, a smaller file are never written to.  The client holds its IO, says why, and goes on when the right one is back.  A file that is
 # replaced under the running server is noticed, refused to whoever comes, and exchanged by a reload when nobody has it.
 . "$(dirname "$0")/functions.sh"
 requires qemu-io nbdinfo
@@ -54,8 +54,38 @@ swap_while_down 'mv "$work/vol.img" "$work/aside.img"; truncate -s $size "$work/
 # A backup of the same name, size, content and times.
 swap_while_down 'mv "$work/vol.img" "$work/aside.img"; cp -a "$work/aside.img" "$work/vol.img"' \
   "another volume as vol: its volume id" 3 'mv "$work/aside.img" "$work/vol.img"'
-swap_while_down 'truncate -s $((4 << 20)) "$work/vol.img"' "another volume as vol: its size was" 4 'truncate -s $size "$work/vol.img"'
+# (What the server leaves with the file when it ends is true again, too: nothing was cut off but zeroes.)
+swap_while_down 'truncate -s $((4 << 20)) "$work/vol.img"' "another volume as vol: its size was" 4 \
+  'touch -r "$work/vol.img" "$work/times"; truncate -s $size "$work/vol.img"; touch -r "$work/times" "$work/vol.img"'
 [ "$(volume_id)" = "$first_id" ] || fail "the id of the volume has changed: $(volume_id)"
+
+# A backup that is restored into the same file, after the server was stopped: not the volume that clients knew, whatever
+# is done to it now.  They go on with it when they are told to; here by a new bridge.
+if python3 -c 'import os, sys; os.setxattr(sys.argv[1], "user.test", b"x")' "$work/vol.img"; then
+  cp "$work/vol.img" "$work/backup.img"
+  write 7 || fail "write: $(cat "$work/write.log")"
+  stop "$server_pid"
+  dd if="$work/backup.img" of="$work/vol.img" bs=1M conv=notrunc status=none || fail "dd"
+  start_server --config "$work/server.toml"
+  grep -q "somebody has written to it while no server had it: this is generation 1" "$server_log" || fail "the server does not say so"
+  write 8 &
+  writer=$!
+  wait_for 30 grep -q "its content was changed by somebody else" "$bridge_log" || fail "not held: $(cat "$bridge_log")"
+  alive "$writer" || fail "the write was not held: $(cat "$work/write.log")"
+  [ "$(volume_id)" != "$first_id" ] || fail "the id is what it was"
+  restored_id=$(volume_id)
+  kill -KILL "$server_pid" "$bridge_pid"
+  wait "$server_pid" "$bridge_pid" "$writer" 2>/dev/null
+  cmp "$work/backup.img" "$work/vol.img" || fail "the restored volume was written to"
+  start_server --config "$work/server.toml"
+  start_bridge "$uri/vol"
+  [ "$(volume_id)" = "$restored_id" ] || fail "the id has changed again: $(volume_id)"
+  first_id=$restored_id
+  write 8 || fail "write: $(cat "$work/write.log")"
+  pattern 8 "$work/vol.img" || fail "the write is not in the restored volume"
+else
+  echo "no user.* attributes here: restored content is not noticed"
+fi
 
 # Under the running server.  Who has it open goes on with the old file; the new one is not touched.
 truncate -s $size "$work/new.img"
