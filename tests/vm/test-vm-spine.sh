@@ -5,9 +5,11 @@
 [ -x "$IBNBD_BIN/verbs_conformance_test" ] || skip "this build has no verbs fabric"
 rxe_up || fail "no Soft-RoCE"
 export IBNBD_E2E_LISTEN=rdma://10.77.0.1
-# All of them would take a quarter of an hour in an emulated guest; VM_SPINE_TESTS names others.  Those with time-outs of
+# All of them would take a quarter of an hour in an emulated guest; arguments name others.  Those with time-outs of
 # seconds (test-loss-policy) are for machines that are not emulated.
-read -r -a tests <<<"${VM_SPINE_TESTS:-test-nbd-tools test-ext4-image test-many-volumes test-stop-drains}"
+tests=(test-nbd-tools test-ext4-image test-many-volumes test-stop-drains test-server-upgrade)
+[ $# -eq 0 ] || tests=("$@")
+export UPGRADES=4
 for name in "${tests[@]}"; do
   start=$SECONDS
   rc=0
