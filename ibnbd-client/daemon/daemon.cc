@@ -4,8 +4,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
@@ -14,13 +12,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/memory_pressure.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/daemon/control_server.h"
 #include "ibnbd-client/daemon/control_socket.h"
@@ -35,18 +33,10 @@ namespace {
 // For commands that run when the daemon is to end.
 constexpr std::int64_t kStopMs = 5000;
 
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#endif
-
-// Writing dirty pages back needs us, so we must not wait for that to get memory: what we have used
-// once stays ours, and allocations of ours do not wait for IO.  Inherited by threads made later.
+// Writing dirty pages back needs us.
 void ProtectFromMemoryPressure() {
-  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) {
-    LOG_WARN("memory cannot be locked: ", std::strerror(errno));
-  }
-  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) {
-    LOG_WARN("PR_SET_IO_FLUSHER: ", std::strerror(errno));
+  for (const auto protect : {BecomeIoFlusher, LockAllMemory, BeNobodysVictim}) {
+    if (const absl::Status status = protect(); !status.ok()) LOG_WARN(status.message());
   }
 }
 
@@ -98,13 +88,13 @@ void WaitForEnd(const sigset_t& signals, DeviceLoops& loops) {
 }  // namespace
 
 absl::Status RunDaemon(const DaemonOptions& options) {
+  ProtectFromMemoryPressure();  // First: devices of the process before us may be waiting for us.
   const sigset_t signals = BlockEndSignals();
   std::error_code error;
   std::filesystem::create_directories(options.runtime_directory, error);
   ASSIGN_OR_RETURN(UniqueFd listening, ListenControl(options.socket, options.group));
   const std::string state_path = options.runtime_directory + "/devices.json";
   ASSIGN_OR_RETURN(const DaemonState state, ReadState(state_path));
-  ProtectFromMemoryPressure();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
   SessionTable sessions(*loops, options.session_name, state.client_id, options.memory);
   DeviceTable table(*loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
@@ -126,8 +116,8 @@ absl::Status RunDaemon(const DaemonOptions& options) {
 }
 
 absl::Status RunForeground(const MapRequest& request, const DaemonOptions& options) {
-  const sigset_t signals = BlockEndSignals();
   ProtectFromMemoryPressure();
+  const sigset_t signals = BlockEndSignals();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
   SessionTable sessions(*loops, options.session_name, 0, options.memory);
   const DeviceNames names(options.runtime_directory + "/devices");
