@@ -17,9 +17,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/handover.h"
 #include "base/log.h"
+#include "base/memory_pressure.h"
 #include "base/status_macros.h"
-#include "ibnbd-server/handover.h"
 #include "ibnbd-server/listen_sockets.h"
 #include "ibnbd-server/log_sink.h"
 #include "ibnbd-server/notify.h"
@@ -30,6 +31,7 @@
 namespace ibnbd {
 namespace {
 
+constexpr char kProgram[] = "ibnbd-server";
 // Beyond the deadline of the stop itself, for the answer to arrive.
 constexpr std::int64_t kStopGraceNs = 2 * kNsPerSecond;
 // For the process before us, to let go of its memory.
@@ -127,7 +129,7 @@ struct Succession {
 
 // True: there is a successor, and we are to stop.
 bool HandOver(Succession& succession) {
-  auto successor = succession.door->HandOver(succession.sockets.ours());
+  auto successor = succession.door->HandOver(kProgram, succession.sockets.ours());
   if (!successor.ok()) {
     LOG_WARN("handover: ", std::string(successor.status().message()));
     return false;
@@ -171,10 +173,10 @@ bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals
 absl::Status TakeSockets(const Options& options, ListenSockets& sockets) {
   RETURN_IF_ERROR(sockets.AddFromServiceManager());
   if (options.handover_path.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(
-      std::vector<UniqueFd> taken,
-      TakeOver(options.handover_path, options.stop_timeout_ns + kStopGraceNs + kTakeOverGraceNs));
-  for (UniqueFd& fd : taken) RETURN_IF_ERROR(sockets.Add(std::move(fd)));
+  ASSIGN_OR_RETURN(HandedOver taken,
+                   TakeOver(kProgram, options.handover_path,
+                            options.stop_timeout_ns + kStopGraceNs + kTakeOverGraceNs));
+  for (UniqueFd& fd : taken.sockets) RETURN_IF_ERROR(sockets.Add(std::move(fd)));
   return absl::OkStatus();
 }
 
@@ -191,6 +193,9 @@ int RunServer(const Options& options) {
   absl::StatusOr<std::unique_ptr<ServerProcess>> process = ServerProcess::Create(options);
   if (!process.ok()) return Fail(process.status());
   RaiseLimits();
+  // For clients on this machine, whose pages are written back through us.  If we may: nobody else
+  // needs it.
+  if (absl::Status status = BecomeIoFlusher(); !status.ok()) LOG_DEBUG(status.message());
   // What can be found wrong without it has been: from here on there is only one server, us.
   if (absl::Status status = TakeSockets(options, succession.sockets); !status.ok()) {
     return Fail(status);

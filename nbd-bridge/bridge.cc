@@ -30,7 +30,7 @@ class Bridge::Acceptor final : public LoopMember, public RingOp {
   void OnCqe(int result) override {
     armed_ = false;
     if (draining_) {
-      if (result >= 0) UniqueFd(result).Reset();
+      if (result >= 0) bridge_.HandOverNew(UniqueFd(result));
       loop_.RequestTurnEnd(*this);
       return;
     }
@@ -72,25 +72,35 @@ class Bridge::Acceptor final : public LoopMember, public RingOp {
 
 Bridge::Bridge(const BridgeOptions& options) : options_(options) {}
 
-absl::StatusOr<std::unique_ptr<Bridge>> Bridge::Start(const BridgeOptions& options) {
+absl::StatusOr<std::unique_ptr<Bridge>> Bridge::Start(const BridgeOptions& options,
+                                                      Inheritance inheritance) {
   std::unique_ptr<Bridge> bridge(new Bridge(options));
   // First the sockets: what is wrong with them is found at once, a server may take a while.
-  RETURN_IF_ERROR(bridge->Listen());
+  RETURN_IF_ERROR(bridge->Listen(&inheritance));
   VolumeTableOptions volume_options = options.volumes;
   volume_options.queue_count = options.thread_count;
   volume_options.payload_size_max =
       std::min(volume_options.payload_size_max, options.connection_memory);
   ASSIGN_OR_RETURN(bridge->volumes_, VolumeTable::Open(volume_options));
   bridge->StartLoops();
+  bridge->Resume(std::move(inheritance.before.clients));
   return bridge;
 }
 
-absl::Status Bridge::Listen() {
-  ASSIGN_OR_RETURN(std::vector<ListenSocket> activated, ListenSocket::FromSystemd());
-  for (ListenSocket& socket : activated) sockets_.push_back(std::move(socket));
-  for (const std::string& address : options_.listen) {
-    ASSIGN_OR_RETURN(ListenSocket socket, ListenSocket::Open(address));
+absl::Status Bridge::Listen(Inheritance* inheritance) {
+  for (UniqueFd& fd : inheritance->activated) {
+    ASSIGN_OR_RETURN(ListenSocket socket, ListenSocket::Activated(std::move(fd)));
     sockets_.push_back(std::move(socket));
+  }
+  for (const std::string& address : options_.listen) {
+    ASSIGN_OR_RETURN(ListenSocket socket,
+                     ListenSocket::Open(address, &inheritance->before.sockets));
+    sockets_.push_back(std::move(socket));
+  }
+  if (!inheritance->before.sockets.empty()) {
+    LOG_WARN("listens no more on ", inheritance->before.sockets.size(),
+             " sockets of the process before");
+    inheritance->before.sockets.clear();
   }
   if (sockets_.empty()) {
     return absl::InvalidArgumentError("nothing to listen on: give --socket or --listen");
@@ -106,9 +116,14 @@ void Bridge::StartLoops() {
     loop.events = std::make_unique<EventLoop>(clock_, queues);
     loop.memory =
         std::make_unique<ConnectionMemoryCache>(volumes_->sessions(), options_.connection_memory);
-    loop.context.reset(new LoopContext{*loop.events, *volumes_, *loop.memory, queues,
+    loop.context.reset(new LoopContext{*loop.events,
+                                       *volumes_,
+                                       *loop.memory,
+                                       queues,
                                        connection_count_,
-                                       options_.handshake_timeout_ms * kNsPerMs});
+                                       options_.handshake_timeout_ms * kNsPerMs,
+                                       false,
+                                       {}});
   }
   EventLoop& first = *loops_[0].events;
   for (const ListenSocket& socket : sockets_) {
@@ -152,8 +167,33 @@ void Bridge::TakeClient(UniqueFd socket) {
   });
 }
 
-bool Bridge::Stop() {
-  if (stopped_) return true;
+void Bridge::Resume(std::vector<HandedClient> clients) {
+  for (HandedClient& client : clients) {
+    absl::StatusOr<ClientState> state = ParseClientState(client.state);
+    std::string peer = PeerOf(client.socket.get());
+    if (!state.ok()) {
+      LOG_WARN("closed the connection of ", peer, ": ", state.status().message());
+      continue;
+    }
+    connection_count_.fetch_add(1, std::memory_order_relaxed);
+    Loop& loop = loops_[next_of_resumed_++ % loops_.size()];
+    loop.events->Post([&loop, socket = std::move(client.socket), peer = std::move(peer),
+                       state = *std::move(state)]() mutable {
+      NbdConnection::Resume(*loop.context, std::move(socket), std::move(peer), state);
+    });
+  }
+}
+
+void Bridge::HandOverNew(UniqueFd socket) {
+  LoopContext& context = *loops_[0].context;
+  if (!context.hand_over) return;
+  ClientState state;
+  state.is_new = true;
+  context.handed_over.push_back({std::move(socket), FormatClientState(state)});
+}
+
+// False: there are connections left.
+bool Bridge::JoinLoops() {
   stopped_ = true;
   const std::int64_t deadline_ns = clock_.NowNs() + options_.stop_timeout_ms * kNsPerMs;
   // The first loop last: it deals clients to the others until it drains.
@@ -162,8 +202,27 @@ bool Bridge::Stop() {
   }
   for (Loop& loop : loops_) loop.thread.join();
   sockets_.clear();
-  const bool clean = connection_count_.load(std::memory_order_relaxed) == 0;
   acceptors_.clear();
+  return connection_count_.load(std::memory_order_relaxed) == 0;
+}
+
+bool Bridge::StopFor(std::vector<HandedClient>* clients) {
+  for (Loop& loop : loops_) {
+    loop.events->Post([&loop] { loop.context->hand_over = true; });
+  }
+  for (ListenSocket& socket : sockets_) socket.Leave();
+  const bool clean = JoinLoops();
+  for (Loop& loop : loops_) {
+    std::move(loop.context->handed_over.begin(), loop.context->handed_over.end(),
+              std::back_inserter(*clients));
+  }
+  const bool flushed = clients->empty() || volumes_->Flush(options_.stop_timeout_ms);
+  return CloseAll(clean) && flushed;
+}
+
+bool Bridge::Stop() { return stopped_ || CloseAll(JoinLoops()); }
+
+bool Bridge::CloseAll(bool clean) {
   if (clean) {
     // Buffers go before the sessions that they are registered with.
     loops_.clear();

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/handover.h"
 #include "nbd-bridge/listener.h"
 #include "nbd-bridge/nbd_connection.h"
 #include "nbd-bridge/volume_table.h"
@@ -31,15 +32,27 @@ struct BridgeOptions {
   std::uint32_t stop_timeout_ms = 10'000;
 };
 
+// What others have opened.
+struct Inheritance {
+  std::vector<UniqueFd> activated;  // Listened on whatever the options say.
+  HandedOver before;                // Of the process before us.
+};
+
 class Bridge {
  public:
-  // Connects to the servers, opens the volumes, listens, starts serving.
-  static absl::StatusOr<std::unique_ptr<Bridge>> Start(const BridgeOptions& options);
+  // Connects to the servers, opens the volumes, listens, goes on with inherited clients, starts
+  // serving.
+  static absl::StatusOr<std::unique_ptr<Bridge>> Start(const BridgeOptions& options,
+                                                       Inheritance inheritance = {});
   ~Bridge();
 
   // Takes no more clients, finishes what executes (at most `stop_timeout_ms`), sends the answers,
   // closes.  Returns false if something had to be given up.
   bool Stop();
+  // Likewise, but clients and sockets stay as they are, for the next process: when this returns,
+  // nothing of ours executes any more, what clients were told is done is flushed, and the volumes
+  // are closed.  `clients` gets those that could be taken from; others are closed.
+  bool StopFor(std::vector<HandedClient>* clients);
 
   [[nodiscard]] const std::vector<ListenSocket>& sockets() const { return sockets_; }
   [[nodiscard]] const VolumeTable& volumes() const { return *volumes_; }
@@ -53,9 +66,13 @@ class Bridge {
     std::thread thread;
   };
   explicit Bridge(const BridgeOptions& options);
-  absl::Status Listen();
+  absl::Status Listen(Inheritance* inheritance);
   void StartLoops();
-  void TakeClient(UniqueFd socket);  // On the first loop's thread.
+  void Resume(std::vector<HandedClient> clients);
+  bool JoinLoops();
+  bool CloseAll(bool clean);
+  void TakeClient(UniqueFd socket);   // On the first loop's thread.
+  void HandOverNew(UniqueFd socket);  // Likewise.
 
   const BridgeOptions options_;
   MonotonicClock clock_;
@@ -65,6 +82,7 @@ class Bridge {
   std::vector<Loop> loops_;
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
   std::size_t next_loop_ = 0;  // First loop's thread.
+  std::size_t next_of_resumed_ = 0;
   bool stopped_ = false;
 };
 

@@ -116,6 +116,8 @@ int ibnbd_session_open(const char* uri, const ibnbd_session_options* options, ib
   return 0;
 }
 
+int ibnbd_flush(ibnbd_queue*, ibnbd_device*) { return 0; }
+int ibnbd_device_set_fail_after(ibnbd_device*, int64_t) { return 0; }
 int ibnbd_session_set_policy(ibnbd_session*, uint32_t) { return 0; }
 
 int ibnbd_session_close(ibnbd_session* session, uint32_t) {

@@ -82,6 +82,19 @@ absl::Status RemoveStale(const sockaddr_un& address, const std::string& what) {
   return absl::OkStatus();
 }
 
+// Invalid if none of them is there; `prefix`: none that begins so.
+UniqueFd TakeFrom(std::vector<UniqueFd>* inherited, const std::string& address,
+                  bool prefix = false) {
+  for (auto fd = inherited->begin(); fd != inherited->end(); ++fd) {
+    const std::string is = LocalAddress(fd->get());
+    if (prefix ? !absl::StartsWith(is, address) : is != address) continue;
+    UniqueFd found = std::move(*fd);
+    inherited->erase(fd);
+    return found;
+  }
+  return UniqueFd();
+}
+
 }  // namespace
 
 ListenSocket::ListenSocket(ListenSocket&& other) noexcept
@@ -100,30 +113,25 @@ ListenSocket::~ListenSocket() {
   }
 }
 
-absl::StatusOr<ListenSocket> ListenSocket::Open(const std::string& address) {
+absl::StatusOr<ListenSocket> ListenSocket::Open(const std::string& address,
+                                                std::vector<UniqueFd>* inherited) {
+  std::vector<UniqueFd> none;
+  if (inherited == nullptr) inherited = &none;
   absl::string_view rest = address;
   if (absl::ConsumePrefix(&rest, "unix:") || absl::StartsWith(rest, "/")) {
-    return OpenUnix(std::string(rest));
+    return OpenUnix(std::string(rest), inherited);
   }
   if (!absl::ConsumePrefix(&rest, "tcp://")) absl::ConsumePrefix(&rest, "tcp:");
-  return OpenTcp(std::string(rest));
+  return OpenTcp(std::string(rest), inherited);
 }
 
-absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const std::string& path) {
+absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const std::string& path,
+                                                    std::vector<UniqueFd>* inherited) {
   const std::string what = absl::StrCat("listen on unix:", path);
-  ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress(path));
-  ListenSocket result(UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)));
-  if (!result.fd_.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
-  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
-  if (::bind(result.fd(), generic, sizeof(address)) != 0) {
-    if (errno != EADDRINUSE) return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
-    RETURN_IF_ERROR(RemoveStale(address, what));
-    if (::bind(result.fd(), generic, sizeof(address)) != 0) {
-      return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
-    }
-  }
+  ListenSocket result(TakeFrom(inherited, absl::StrCat("unix:", path)));
+  if (!result.fd_.valid()) RETURN_IF_ERROR(result.BindUnix(path, what));
   struct stat info {};
-  if (::lstat(address.sun_path, &info) == 0) {
+  if (::lstat(path.c_str(), &info) == 0) {
     result.device_ = info.st_dev;
     result.inode_ = info.st_ino;
     result.unlink_path_ = path;
@@ -133,7 +141,20 @@ absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const std::string& path) {
   return result;
 }
 
-absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_port) {
+absl::Status ListenSocket::BindUnix(const std::string& path, const std::string& what) {
+  ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress(path));
+  fd_.Reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd_.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  if (::bind(fd(), generic, sizeof(address)) == 0) return absl::OkStatus();
+  if (errno != EADDRINUSE) return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
+  RETURN_IF_ERROR(RemoveStale(address, what));
+  if (::bind(fd(), generic, sizeof(address)) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
+}
+
+absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_port,
+                                                   std::vector<UniqueFd>* inherited) {
   const std::string what = absl::StrCat("listen on tcp:", host_and_port);
   // Without a host, or with "*": all addresses.  NBD's port is the default.
   const bool no_host = host_and_port.empty() || host_and_port.front() == ':';
@@ -142,8 +163,16 @@ absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_p
   auto resolved = ResolveAddress(parts->host == "*" ? "::" : parts->host,
                                  parts->port.value_or(proto::kNbdPort));
   if (!resolved.ok()) return Annotate(resolved.status(), what);
-  ListenSocket result(
-      UniqueFd(::socket(resolved->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP)));
+  // A port of the system's choice is the one that was chosen before.
+  std::string wanted = absl::StrCat("tcp:", resolved->ToString());
+  const bool any_port = resolved->port == 0;
+  if (any_port) wanted.pop_back();
+  ListenSocket result(TakeFrom(inherited, wanted, any_port));
+  if (result.fd_.valid()) {
+    result.address_ = LocalAddress(result.fd());
+    return result;
+  }
+  result.fd_.Reset(::socket(resolved->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP));
   if (!result.fd_.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
   const int one = 1;
   (void)::setsockopt(result.fd(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -156,21 +185,14 @@ absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_p
   return result;
 }
 
-absl::StatusOr<std::vector<ListenSocket>> ListenSocket::FromSystemd() {
-  const int count = sd_listen_fds(1);
-  if (count < 0) return ErrnoStatus(count, "socket activation");
-  std::vector<ListenSocket> sockets;
-  for (int i = 0; i < count; ++i) {
-    const int fd = SD_LISTEN_FDS_START + i;
-    if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("socket activation: descriptor ", fd, " is not a listening stream socket"));
-    }
-    ListenSocket socket{UniqueFd(fd)};
-    socket.address_ = LocalAddress(fd);
-    sockets.push_back(std::move(socket));
+absl::StatusOr<ListenSocket> ListenSocket::Activated(UniqueFd fd) {
+  if (sd_is_socket(fd.get(), AF_UNSPEC, SOCK_STREAM, 1) <= 0) {
+    return absl::InvalidArgumentError(absl::StrCat("socket activation: descriptor ", fd.get(),
+                                                   " is not a listening stream socket"));
   }
-  return sockets;
+  ListenSocket socket(std::move(fd));
+  socket.address_ = LocalAddress(socket.fd());
+  return socket;
 }
 
 std::string ListenSocket::ClientUri() const {

@@ -18,13 +18,18 @@ class ListenSocket {
  public:
   // "unix:/run/x.sock", "/run/x.sock", "tcp:host:port", "host:port", "[::1]:0".  Without a port:
   // NBD's, 10809.  A relative path needs "unix:".
-  static absl::StatusOr<ListenSocket> Open(const std::string& address);
-  // Of systemd's socket activation (LISTEN_FDS); empty if there are none.
-  static absl::StatusOr<std::vector<ListenSocket>> FromSystemd();
+  // If one of `inherited`, which another process has opened, is at that address, it is taken.
+  static absl::StatusOr<ListenSocket> Open(const std::string& address,
+                                           std::vector<UniqueFd>* inherited = nullptr);
+  // Of systemd's socket activation.
+  static absl::StatusOr<ListenSocket> Activated(UniqueFd fd);
 
   ListenSocket(ListenSocket&& other) noexcept;
   ListenSocket& operator=(ListenSocket&&) = delete;
   ~ListenSocket();
+
+  // It is another process's from now on: its file stays.
+  void Leave() { unlink_path_.clear(); }
 
   [[nodiscard]] int fd() const { return fd_.get(); }
   // For Open(): "unix:/run/x.sock", "tcp:127.0.0.1:10809", with the port that was chosen.
@@ -34,8 +39,11 @@ class ListenSocket {
 
  private:
   explicit ListenSocket(UniqueFd fd) : fd_(std::move(fd)) {}
-  static absl::StatusOr<ListenSocket> OpenUnix(const std::string& path);
-  static absl::StatusOr<ListenSocket> OpenTcp(const std::string& host_and_port);
+  static absl::StatusOr<ListenSocket> OpenUnix(const std::string& path,
+                                               std::vector<UniqueFd>* inherited);
+  static absl::StatusOr<ListenSocket> OpenTcp(const std::string& host_and_port,
+                                              std::vector<UniqueFd>* inherited);
+  absl::Status BindUnix(const std::string& path, const std::string& what);
 
   UniqueFd fd_;
   std::string address_;

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <optional>
@@ -114,6 +115,27 @@ TEST_F(ListenerTest, AddressesThatMakeNoSenseAreRefused) {
   EXPECT_TRUE(ListenSocket::Open("tcp:*:0").ok());
   EXPECT_FALSE(ListenSocket::Open("unix:").ok());
   EXPECT_FALSE(ListenSocket::Open("unix:/" + std::string(200, 'x')).ok());
+}
+
+TEST_F(ListenerTest, WhatAnotherProcessHasOpenedIsTakenByItsAddress) {
+  for (const std::string& address : {"unix:" + path(), std::string("tcp:127.0.0.1:0")}) {
+    std::vector<UniqueFd> inherited;
+    std::string was;
+    {
+      auto before = ListenSocket::Open(address);
+      ASSERT_TRUE(before.ok()) << before.status();
+      was = before->address();
+      const auto other = ListenSocket::Open("tcp:127.0.0.2:0");
+      ASSERT_TRUE(other.ok()) << other.status();
+      inherited.emplace_back(dup(other->fd()));
+      inherited.emplace_back(dup(before->fd()));
+      before->Leave();
+    }
+    const auto after = ListenSocket::Open(address, &inherited);
+    ASSERT_TRUE(after.ok()) << after.status();
+    EXPECT_EQ(after->address(), was);
+    EXPECT_EQ(inherited.size(), 1u);
+  }
 }
 
 }  // namespace

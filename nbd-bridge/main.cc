@@ -1,22 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 // nbd-bridge: an NBD server whose volumes live on an RNBD server.  The main thread parses the
-// command line, starts the bridge, and waits for a signal.
+// command line, takes what the process before has left, starts the bridge, and waits for a signal,
+// or for a successor.
+#include <poll.h>
+#include <sys/signalfd.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
+#include <iterator>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/handover.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "ibnbd/ibnbd.h"
 #include "nbd-bridge/bridge.h"
 #include "nbd-bridge/options.h"
+#include "nbd-bridge/service_manager.h"
 
 namespace {
 
+using ibnbd::HandedClient;
+using ibnbd::HandedOver;
+using ibnbd::HandoverSocket;
 using ibnbd::LogLevel;
+using ibnbd::bridge::Bridge;
+using ibnbd::bridge::Inheritance;
+using ibnbd::bridge::ProgramOptions;
 
 void ToStderr(LogLevel level, const std::string& line) {
   static constexpr const char* kNames[] = {"error: ", "warning: ", "", "debug: "};
@@ -39,28 +56,95 @@ void SetUpLog(int verbosity) {
 // come.
 void LeaveAtOnce(int /*signal*/) { _exit(0); }
 
-int Serve(const ibnbd::bridge::ProgramOptions& options) {
-  auto bridge = ibnbd::bridge::Bridge::Start(options.bridge);
-  if (!bridge.ok()) {
-    std::fprintf(stderr, "nbd-bridge: %s\n", std::string(bridge.status().message()).c_str());
-    return 1;
+constexpr char kProgram[] = "nbd-bridge";
+// For the process before us, beyond its --stop-timeout, to flush and to let go of its volumes.
+constexpr std::int64_t kTakeOverGraceNs = 10 * ibnbd::kNsPerSecond;
+
+absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
+  Inheritance inheritance;
+  ASSIGN_OR_RETURN(HandedOver given, ibnbd::bridge::TakeFromServiceManager());
+  inheritance.activated = std::move(given.sockets);
+  if (!options.handover_path.empty()) {
+    ASSIGN_OR_RETURN(
+        inheritance.before,
+        ibnbd::TakeOver(kProgram, options.handover_path,
+                        2 * options.bridge.stop_timeout_ms * ibnbd::kNsPerMs + kTakeOverGraceNs));
   }
+  std::move(given.clients.begin(), given.clients.end(),
+            std::back_inserter(inheritance.before.clients));
+  return inheritance;
+}
+
+// Those that tell us to end; taken by WaitForEnd().
+ibnbd::UniqueFd BlockEndSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   for (const int number : {SIGTERM, SIGINT}) sigaddset(&signals, number);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return ibnbd::UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC));
+}
+
+// Until there is a signal (invalid), or a successor.
+ibnbd::UniqueFd WaitForEnd(int signals, std::optional<HandoverSocket>& door,
+                           const std::vector<int>& sockets) {
+  pollfd waiting[] = {{signals, POLLIN, 0}, {door ? door->fd() : -1, POLLIN, 0}};
+  while (true) {
+    if (::poll(waiting, 2, -1) < 0) continue;
+    if (waiting[0].revents != 0) return ibnbd::UniqueFd();
+    if (waiting[1].revents == 0) continue;
+    auto successor = door->HandOver(kProgram, sockets);
+    if (successor.ok()) return *std::move(successor);
+    LOG_WARN("handover: ", successor.status().message());
+  }
+}
+
+// What the next process gets, if there is to be one.
+int End(Bridge& bridge, ibnbd::UniqueFd successor) {
+  sd_notify(0, "STOPPING=1");
+  if (!successor.valid() && !ibnbd::bridge::HasServiceManager()) return bridge.Stop() ? 0 : 2;
+  std::vector<HandedClient> clients;
+  bool clean = bridge.StopFor(&clients);
+  if (!successor.valid()) {
+    ibnbd::bridge::LeaveToServiceManager(clients);
+    return clean ? 0 : 2;
+  }
+  for (const HandedClient& client : clients) {
+    if (absl::Status status = ibnbd::HandOverClient(successor.get(), client); !status.ok()) {
+      LOG_ERROR(status.message());
+      clean = false;
+    }
+  }
+  return clean ? 0 : 2;  // Which closes the connection to the successor.
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "nbd-bridge: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Serve(const ProgramOptions& options) {
+  absl::StatusOr<Inheritance> inheritance = TakeInheritance(options);
+  if (!inheritance.ok()) return Fail(inheritance.status());
+  auto bridge = Bridge::Start(options.bridge, *std::move(inheritance));
+  if (!bridge.ok()) return Fail(bridge.status());
+  const ibnbd::UniqueFd signals = BlockEndSignals();
+  std::optional<HandoverSocket> door;
+  if (!options.handover_path.empty()) {
+    auto opened = HandoverSocket::Open(options.handover_path);
+    if (!opened.ok()) return Fail(opened.status());
+    door = *std::move(opened);
+  }
+  std::vector<int> sockets;
   for (const auto& socket : (*bridge)->sockets()) {
+    sockets.push_back(socket.fd());
     std::printf("listening on %s\n", socket.ClientUri().c_str());
   }
   std::fflush(stdout);
   sd_notify(
       0,
       absl::StrCat("READY=1\nSTATUS=Serving ", (*bridge)->volumes().count(), " volumes").c_str());
-  int signal = 0;
-  while (sigwait(&signals, &signal) != 0) {
-  }
-  sd_notify(0, "STOPPING=1");
-  return (*bridge)->Stop() ? 0 : 2;
+  ibnbd::UniqueFd successor = WaitForEnd(signals.get(), door, sockets);
+  return End(**bridge, std::move(successor));
 }
 
 }  // namespace

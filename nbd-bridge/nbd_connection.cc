@@ -3,6 +3,8 @@
 // nbd_connection_datapath.cc.
 #include "nbd-bridge/nbd_connection.h"
 
+#include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,20 @@
 #include "base/log.h"
 
 namespace ibnbd::bridge {
+namespace {
+
+const char* WhyNotResumed(const ClientState& state, const Volume& volume, const NbdExport& now) {
+  const std::uint64_t id = volume.id();
+  if (state.volume_id != 0 && id != 0 && state.volume_id != id) {
+    return "the server has another volume under the name now";
+  }
+  return WhyNotAsTold(state.limits, {.size = now.size,
+                                     .block_size_min = now.block_size_min,
+                                     .payload_size_max = now.block_size_max,
+                                     .flags = now.flags});
+}
+
+}  // namespace
 
 void NbdConnection::Start(LoopContext& context, UniqueFd socket, std::string peer) {
   auto* connection = new NbdConnection(context.loop, std::move(socket), std::move(peer));
@@ -17,6 +33,28 @@ void NbdConnection::Start(LoopContext& context, UniqueFd socket, std::string pee
   connection->handshake_ =
       std::make_unique<NbdHandshake>(context.volumes, &connection->handshake_out_);
   connection->PumpHandshake();
+}
+
+void NbdConnection::Resume(LoopContext& context, UniqueFd socket, std::string peer,
+                           const ClientState& state) {
+  if (state.is_new) return Start(context, std::move(socket), std::move(peer));
+  auto* connection = new NbdConnection(context.loop, std::move(socket), std::move(peer));
+  connection->context_ = &context;
+  connection->phase_ = Phase::kTransmission;
+  const std::optional<std::size_t> index = context.volumes.Find(state.export_name);
+  if (!index) return connection->Close("its export is gone since another process served it");
+  const Volume& volume = context.volumes.volume(*index);
+  if (const char* why = WhyNotResumed(state, volume, context.volumes.Describe(*index))) {
+    return connection->Close(why);
+  }
+  if (state.received.size() > kStagingSize) return connection->Close("it has sent too much");
+  if (!connection->TakeExport(*index)) return;
+  connection->limits_ = state.limits;
+  connection->structured_ = state.structured_replies;
+  std::memcpy(connection->staging_.get(), state.received.data(), state.received.size());
+  connection->stage_end_ = state.received.size();
+  LOG_DEBUG("client ", connection->peer_, " goes on with export \"", state.export_name, "\"");
+  connection->StartTransmission();
 }
 
 void NbdConnection::Attach(EventLoop& loop, UniqueFd socket, NbdAttachment attachment) {
@@ -76,21 +114,29 @@ void NbdConnection::PumpHandshake() {
 }
 
 void NbdConnection::StartChosen() {
-  const Volume& volume = context_->volumes.volume(handshake_->export_index());
-  auto memory = context_->memory.Take(volume.session_index);
-  if (!memory.ok()) {
-    Close(std::string(memory.status().message()).c_str());
-    return;
-  }
-  memory_ = *std::move(memory);
-  session_index_ = volume.session_index;
-  device_ = volume.device;
-  queue_ = context_->queues[volume.session_index];
+  if (!TakeExport(handshake_->export_index())) return;
   limits_ = handshake_->limits();
   structured_ = handshake_->structured_replies();
   handshake_.reset();
-  LOG_DEBUG("client ", peer_, " export \"", volume.export_name, "\"");
+  LOG_DEBUG("client ", peer_, " export \"", context_->volumes.volume(export_index_).export_name,
+            "\"");
   StartTransmission();
+}
+
+// False: closed.
+bool NbdConnection::TakeExport(std::size_t index) {
+  const Volume& volume = context_->volumes.volume(index);
+  auto memory = context_->memory.Take(volume.session_index);
+  if (!memory.ok()) {
+    Close(std::string(memory.status().message()).c_str());
+    return false;
+  }
+  memory_ = *std::move(memory);
+  export_index_ = index;
+  session_index_ = volume.session_index;
+  device_ = volume.device;
+  queue_ = context_->queues[volume.session_index];
+  return true;
 }
 
 void NbdConnection::StartTransmission() {
@@ -100,6 +146,7 @@ void NbdConnection::StartTransmission() {
   phase_ = Phase::kTransmission;
   Parse();
   ArmReceive();
+  if (leaving()) loop_.RequestTurnEnd(*this);
 }
 
 void NbdConnection::OnTurnEnd() {
@@ -114,6 +161,7 @@ void NbdConnection::OnTurnEnd() {
         ArmReceive();
       }
       FlushReplies();
+      if (leaving()) HandOverIfDone();
       break;
     case Phase::kDraining:
       RetryUnsubmitted();
@@ -130,10 +178,16 @@ void NbdConnection::OnTick() {
   if (phase_ == Phase::kHandshake && loop_.now_ns() - started_ns_ >= context_->handshake_ns_max) {
     Close("the handshake took too long");
   }
+  if (phase_ == Phase::kHandshake && leaving() && loop_.now_ns() - leaving_ns_ >= kNsPerSecond) {
+    Close("it chose no export before another process took over");
+  }
 }
 
 void NbdConnection::OnDrain() {
-  if (phase_ == Phase::kHandshake) {
+  if (context_ != nullptr && context_->hand_over) {
+    leaving_ns_ = loop_.now_ns();
+    loop_.RequestTurnEnd(*this);
+  } else if (phase_ == Phase::kHandshake) {
     Close(nullptr);
   } else if (phase_ == Phase::kTransmission) {
     BeginDrain();
@@ -144,6 +198,26 @@ void NbdConnection::BeginDrain() {
   phase_ = Phase::kDraining;
   AbandonIncoming();
   loop_.RequestTurnEnd(*this);
+}
+
+// What was begun is finished as ever; then the client is somebody else's, with what it has sent
+// since.
+void NbdConnection::HandOverIfDone() {
+  if (phase_ != Phase::kTransmission || !between_requests()) return;
+  if (receive_busy_) {
+    if (!std::exchange(receive_cancelled_, true)) loop_.Cancel(receive_op_);
+    return;
+  }
+  if (memory_->requests_used() != 0 || send_busy_) return;
+  const Volume& volume = context_->volumes.volume(export_index_);
+  ClientState state;
+  state.export_name = volume.export_name;
+  state.volume_id = volume.id();
+  state.structured_replies = structured_;
+  state.limits = limits_;
+  state.received.assign(reinterpret_cast<const char*>(staged().data()), staged().size());
+  context_->handed_over.push_back({std::move(socket_), FormatClientState(state)});
+  phase_ = Phase::kClosing;  // Without a word to the client.
 }
 
 // Forgets the request that has not arrived in full.

@@ -23,7 +23,9 @@
 #include <span>
 #include <string>
 
+#include "base/handover.h"
 #include "base/unique_fd.h"
+#include "nbd-bridge/client_state.h"
 #include "nbd-bridge/connection_memory.h"
 #include "nbd-bridge/event_loop.h"
 #include "nbd-bridge/nbd_handshake.h"
@@ -39,6 +41,8 @@ struct LoopContext {
   std::vector<ibnbd_queue*> queues;    // By session.
   std::atomic<int>& connection_count;  // Of all loops.
   std::int64_t handshake_ns_max = 30 * kNsPerSecond;
+  bool hand_over = false;  // From the drain on: clients go here, between two requests.
+  std::vector<HandedClient> handed_over{};
 };
 
 // A volume for a client that needs no handshake.
@@ -54,6 +58,9 @@ class NbdConnection final : public LoopMember {
  public:
   // On the loop's thread.  `connection_count` was incremented for it already.
   static void Start(LoopContext& context, UniqueFd socket, std::string peer);
+  // Likewise; goes on with what the process before us has handed over.
+  static void Resume(LoopContext& context, UniqueFd socket, std::string peer,
+                     const ClientState& state);
   // On the loop's thread.  Simple replies, whatever fails.
   static void Attach(EventLoop& loop, UniqueFd socket, NbdAttachment attachment);
 
@@ -98,8 +105,10 @@ class NbdConnection final : public LoopMember {
   // nbd_connection.cc: from the greeting to transmission, and the end.
   void PumpHandshake();
   void StartChosen();
+  bool TakeExport(std::size_t index);
   void StartTransmission();
   void BeginDrain();
+  void HandOverIfDone();
   void Close(const char* reason);  // Null: nothing worth a line.
   void AbandonIncoming();
   void DestroyIfIdle();
@@ -126,6 +135,10 @@ class NbdConnection final : public LoopMember {
   void FlushReplies();
   void ArmSend();
   void OnSent(int result);
+  [[nodiscard]] bool leaving() const { return leaving_ns_ >= 0; }
+  [[nodiscard]] bool between_requests() const {
+    return current_ == nullptr && skipping_ == nullptr;
+  }
   [[nodiscard]] std::span<const std::byte> staged() const {
     return {staging_.get() + stage_begin_, stage_end_ - stage_begin_};
   }
@@ -148,6 +161,11 @@ class NbdConnection final : public LoopMember {
   proto::NbdExportLimits limits_;
   bool structured_ = false;
   bool fast_zero_ = false;
+  std::size_t export_index_ = 0;  // Not of those that were attached.
+
+  // For another process: no further request is looked at.
+  std::int64_t leaving_ns_ = -1;  // Since when; -1: it stays.
+  bool receive_cancelled_ = false;
 
   // Receiving.
   ReceiveOp receive_op_{*this};

@@ -34,7 +34,8 @@ enum ibnbd_op OpOf(proto::NbdCmd cmd) {
 
 // One receive at a time.  Where the bytes go was decided by what Parse() waits for.
 void NbdConnection::ArmReceive() {
-  const bool wanted = phase_ == Phase::kHandshake || (phase_ == Phase::kTransmission && !stalled_);
+  const bool wanted = phase_ == Phase::kHandshake || (phase_ == Phase::kTransmission && !stalled_ &&
+                                                      !(leaving() && between_requests()));
   if (receive_busy_ || !wanted) return;
   std::size_t count = 0;
   int flags = MSG_NOSIGNAL;
@@ -68,6 +69,10 @@ void NbdConnection::OnReceived(int result) {
   if (phase_ == Phase::kDraining || phase_ == Phase::kClosing) {
     loop_.RequestTurnEnd(*this);
     return;
+  }
+  if (leaving()) {
+    loop_.RequestTurnEnd(*this);
+    if (result == -ECANCELED) return;
   }
   if (result == -EINTR || result == -EAGAIN) {
     ArmReceive();
@@ -105,7 +110,7 @@ void NbdConnection::Parse() {
     } else if (skipping_ != nullptr) {
       SkipPayload();
       if (skipping_ != nullptr) return;
-    } else if (staged().size() < sizeof(proto::NbdRequest) || !StartRequest()) {
+    } else if (leaving() || staged().size() < sizeof(proto::NbdRequest) || !StartRequest()) {
       return;
     }
   }

@@ -24,7 +24,7 @@ constexpr std::uint32_t kThreadsMax = 64;  // As many queues as a session may ha
 struct RawOptions {
   std::vector<std::string> sockets, listen, volumes, paths;
   std::string on_loss = "hold", path_policy = "adaptive", connection_memory = "32M", session_name,
-              memory, dead_after = "default";
+              memory, dead_after = "default", handover;
   bool read_only = false, wait = false;
   std::uint32_t threads = 1;
   int connections_max = 256;
@@ -85,6 +85,9 @@ void Declare(CLI::App& app, RawOptions& raw) {
   app.add_option("--stop-timeout", raw.stop_timeout, "Seconds to finish IO after SIGTERM")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app.add_option("--handover", raw.handover,
+                 "Take sockets and clients over from the bridge that has this socket")
+      ->type_name("PATH");
   app.add_flag("-v,--verbose", raw.verbosity, "Say more (twice: much more)");
 }
 
@@ -126,6 +129,7 @@ absl::StatusOr<ProgramOptions> Check(const RawOptions& raw) {
   bridge.connections_max = raw.connections_max;
   bridge.handshake_timeout_ms = static_cast<std::uint32_t>(raw.handshake_timeout * 1000);
   bridge.stop_timeout_ms = static_cast<std::uint32_t>(raw.stop_timeout * 1000);
+  options.handover_path = raw.handover;
   options.verbosity = raw.verbosity;
   return options;
 }

@@ -11,7 +11,8 @@ namespace ibnbd::bridge {
 
 struct ProgramOptions {
   BridgeOptions bridge;
-  int verbosity = 0;  // 0: warnings, 1: information, 2: debugging.
+  std::string handover_path;  // Empty: none.
+  int verbosity = 0;          // 0: warnings, 1: information, 2: debugging.
   // Not empty: print this and leave, successfully (--help, --version).
   std::string message;
 };

@@ -147,6 +147,25 @@ absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
   return absl::OkStatus();
 }
 
+std::uint64_t Volume::id() const {
+  ibnbd_device_info info{};
+  info.struct_size = sizeof(info);
+  return ibnbd_device_get_info(device, &info) == 0 ? info.volume_id : 0;
+}
+
+bool VolumeTable::Flush(std::uint32_t timeout_ms) {
+  bool flushed = true;
+  for (const Volume& volume : volumes_) {
+    if (volume.read_only) continue;
+    int result = ibnbd_device_set_fail_after(volume.device, timeout_ms);
+    if (result == 0) result = ibnbd_flush(ibnbd_session_queue(volume.session, 0), volume.device);
+    if (result == 0) continue;
+    LOG_WARN(LibraryError(result, absl::StrCat("flush ", volume.export_name)).message());
+    flushed = false;
+  }
+  return flushed;
+}
+
 void VolumeTable::Close(std::uint32_t timeout_ms) {
   // Closing a session closes its devices.
   for (ibnbd_session* session : sessions_) {

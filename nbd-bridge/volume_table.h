@@ -43,6 +43,8 @@ struct Volume {
   std::size_t session_index = 0;
   ibnbd_device* device = nullptr;
   bool read_only = false;
+
+  [[nodiscard]] std::uint64_t id() const;  // 0: the server does not say.
 };
 
 class VolumeTable final : public NbdExports {
@@ -51,6 +53,9 @@ class VolumeTable final : public NbdExports {
   static absl::StatusOr<std::unique_ptr<VolumeTable>> Open(const VolumeTableOptions& options);
   ~VolumeTable() override;  // Close(), if that was not called.
 
+  // What clients were told is done, is so for good: who comes after us cannot know what was not.
+  // Before Close(); no loop polls the queues any more.  False: the log says why.
+  bool Flush(std::uint32_t timeout_ms);
   // Fences off what is outstanding; returns within about `timeout_ms` per session.
   void Close(std::uint32_t timeout_ms);
 

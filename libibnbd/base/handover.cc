@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ibnbd-server/handover.h"
+#include "base/handover.h"
 
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,8 +24,15 @@ namespace ibnbd {
 namespace {
 
 constexpr std::size_t kSocketsMax = 64;
+// Of a connection's send buffer, and of a successor's patience with a client's message.
+constexpr int kBufferSize = 2 * kHandedStateMax;
+constexpr timeval kSendTimeout{5, 0};
+
 // The message in which they come; says what it is, and its version.
-constexpr char kMessage[] = "ibnbd-server listening sockets 1";
+std::string FirstMessage(std::string_view program) {
+  return absl::StrCat(absl::string_view(program.data(), program.size()), " listening sockets 1",
+                      absl::string_view("", 1));
+}
 
 absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address{};
@@ -56,12 +64,12 @@ union Control {
   char bytes[CMSG_SPACE(kSocketsMax * sizeof(int))];
 };
 
-absl::Status SendSockets(int connection, const std::vector<int>& sockets) {
+absl::Status Send(int connection, std::string_view text, std::span<const int> sockets, int flags) {
   const std::size_t count = std::min(sockets.size(), kSocketsMax);
   Control control{};
-  iovec text{const_cast<char*>(kMessage), sizeof kMessage};
+  iovec bytes{const_cast<char*>(text.data()), text.size()};
   msghdr message{};
-  message.msg_iov = &text;
+  message.msg_iov = &bytes;
   message.msg_iovlen = 1;
   if (count > 0) {
     message.msg_control = control.bytes;
@@ -72,37 +80,39 @@ absl::Status SendSockets(int connection, const std::vector<int>& sockets) {
     header->cmsg_len = CMSG_LEN(count * sizeof(int));
     std::memcpy(CMSG_DATA(header), sockets.data(), count * sizeof(int));
   }
-  if (sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+  if (sendmsg(connection, &message, MSG_NOSIGNAL | flags) < 0) {
     return ErrnoStatus(errno, "hand over");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<UniqueFd>> ReceiveSockets(int connection) {
+struct Received {
+  std::string text;  // Empty: the end.
+  std::vector<UniqueFd> sockets;
+};
+
+absl::StatusOr<Received> Receive(int connection) {
   Control control{};
-  std::array<char, sizeof kMessage + 1> bytes{};
-  iovec text{bytes.data(), bytes.size()};
+  Received received;
+  received.text.resize(kHandedStateMax);
+  iovec bytes{received.text.data(), received.text.size()};
   msghdr message{};
-  message.msg_iov = &text;
+  message.msg_iov = &bytes;
   message.msg_iovlen = 1;
   message.msg_control = control.bytes;
   message.msg_controllen = sizeof control.bytes;
   const ssize_t size = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
-  if (size < 0) return ErrnoStatus(errno, "receive");
-  std::vector<UniqueFd> sockets;
+  if (size < 0 && errno != ECONNRESET) return ErrnoStatus(errno, "receive");
+  received.text.resize(static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
   for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at)) {
     if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS) continue;
     for (std::size_t i = 0; CMSG_LEN((i + 1) * sizeof(int)) <= at->cmsg_len; ++i) {
       int fd = -1;
       std::memcpy(&fd, CMSG_DATA(at) + i * sizeof(int), sizeof fd);
-      sockets.emplace_back(fd);
+      received.sockets.emplace_back(fd);
     }
   }
-  if (size != sizeof kMessage || std::memcmp(bytes.data(), kMessage, sizeof kMessage) != 0) {
-    return absl::FailedPreconditionError(size == 0 ? "it refused; is it another user's?"
-                                                   : "it is no ibnbd-server of this kind");
-  }
-  return sockets;
+  return received;
 }
 
 // Until there is something to read, or the end.
@@ -118,13 +128,27 @@ absl::Status WaitFor(int connection, std::int64_t deadline_ns) {
   }
 }
 
-absl::StatusOr<std::vector<UniqueFd>> TakeFrom(int connection, std::int64_t timeout_ns) {
+absl::StatusOr<HandedOver> TakeFrom(std::string_view program, int connection,
+                                    std::int64_t timeout_ns) {
   const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ns;
   RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
-  ASSIGN_OR_RETURN(std::vector<UniqueFd> sockets, ReceiveSockets(connection));
-  LOG_INFO("took over ", sockets.size(), " listening sockets; the process before finishes");
-  RETURN_IF_ERROR(WaitFor(connection, deadline_ns));  // It says nothing more: this is its end.
-  return sockets;
+  ASSIGN_OR_RETURN(Received first, Receive(connection));
+  if (first.text != FirstMessage(program)) {
+    return absl::FailedPreconditionError(
+        first.text.empty()
+            ? std::string("it refused; is it another user's?")
+            : absl::StrCat("it is no ", absl::string_view(program.data(), program.size()),
+                           " of this kind"));
+  }
+  HandedOver taken{std::move(first.sockets), {}};
+  LOG_INFO("took over ", taken.sockets.size(), " listening sockets; the process before finishes");
+  while (true) {
+    RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
+    ASSIGN_OR_RETURN(Received next, Receive(connection));
+    if (next.text.empty()) return taken;  // Its end.
+    if (next.sockets.size() != 1) return absl::FailedPreconditionError("a client without socket");
+    taken.clients.push_back({std::move(next.sockets.front()), std::move(next.text)});
+  }
 }
 
 }  // namespace
@@ -145,7 +169,8 @@ absl::StatusOr<HandoverSocket> HandoverSocket::Open(const std::string& path) {
   return HandoverSocket(std::move(fd));
 }
 
-absl::StatusOr<UniqueFd> HandoverSocket::HandOver(const std::vector<int>& sockets) {
+absl::StatusOr<UniqueFd> HandoverSocket::HandOver(std::string_view program,
+                                                  const std::vector<int>& sockets) {
   UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return ErrnoStatus(errno, "accept");
   ucred peer{};
@@ -156,24 +181,32 @@ absl::StatusOr<UniqueFd> HandoverSocket::HandOver(const std::vector<int>& socket
   if (peer.uid != 0 && peer.uid != geteuid()) {
     return absl::PermissionDeniedError(absl::StrCat("user ", peer.uid, " may not take over"));
   }
-  RETURN_IF_ERROR(SendSockets(connection.get(), sockets));
+  RETURN_IF_ERROR(Send(connection.get(), FirstMessage(program), sockets, MSG_DONTWAIT));
   LOG_INFO("process ", peer.pid, " takes over");
   return connection;
 }
 
-absl::StatusOr<std::vector<UniqueFd>> TakeOver(const std::string& path, std::int64_t timeout_ns) {
+absl::Status HandOverClient(int successor, const HandedClient& client) {
+  (void)setsockopt(successor, SOL_SOCKET, SO_SNDBUF, &kBufferSize, sizeof kBufferSize);
+  (void)setsockopt(successor, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof kSendTimeout);
+  const int socket = client.socket.get();
+  return Send(successor, client.state, {&socket, 1}, 0);
+}
+
+absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string& path,
+                                    std::int64_t timeout_ns) {
   const std::string what = absl::StrCat("take over at ", path);
   ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
   if (absl::Status status = CheckPlace(path); !status.ok()) return Annotate(status, what);
   const UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!connection.valid()) return ErrnoStatus(errno, what);
   if (connect(connection.get(), Generic(address), sizeof address) != 0) {
-    if (errno == ENOENT || errno == ECONNREFUSED) return std::vector<UniqueFd>();
+    if (errno == ENOENT || errno == ECONNREFUSED) return HandedOver();
     return ErrnoStatus(errno, what);
   }
-  auto sockets = TakeFrom(connection.get(), timeout_ns);
-  if (!sockets.ok()) return Annotate(sockets.status(), what);
-  return sockets;
+  auto taken = TakeFrom(program, connection.get(), timeout_ns);
+  if (!taken.ok()) return Annotate(taken.status(), what);
+  return taken;
 }
 
 }  // namespace ibnbd

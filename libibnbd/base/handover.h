@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// From one process of a server to the next, without a service manager: the running one offers its
+// listening sockets on a unix socket; the next one takes them, and with that the running one lets
+// go: it accepts nobody any more, finishes what executes, lets go of what only one may have, and
+// ends.  Clients wait meanwhile, new ones in the queues of the sockets.  It may hand its clients'
+// connections over, too, where they can go on with another process.
+//
+//   next     connects
+//   running  one message with the descriptors, then one for each client, when it is done with all
+//            of them; it closes the connection by ending
+//
+// The connection is a process's of the same user, or root's.  Main thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+
+namespace ibnbd {
+
+// A client's connection, and what the next process has to know of it.
+struct HandedClient {
+  UniqueFd socket;
+  std::string state;
+};
+inline constexpr std::size_t kHandedStateMax = 96 << 10;
+
+struct HandedOver {
+  std::vector<UniqueFd> sockets;  // They listen.
+  std::vector<HandedClient> clients;
+};
+
+class HandoverSocket {
+ public:
+  // Replaces what a process before us left at `path`.
+  static absl::StatusOr<HandoverSocket> Open(const std::string& path);
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  // When fd() is readable.  `program` says what they are.  Hands `sockets` to whoever asks; the
+  // connection, to be kept until the end of this process.  Error: it was nobody who may, or he has
+  // gone; nothing has happened.
+  absl::StatusOr<UniqueFd> HandOver(std::string_view program, const std::vector<int>& sockets);
+
+ private:
+  explicit HandoverSocket(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+// To the process that has taken over, by what HandOver() returned.  Waits for it at most some
+// seconds.
+absl::Status HandOverClient(int successor, const HandedClient& client);
+
+// Asks the process that listens at `path` for its sockets, and waits until it has ended.  None if
+// there is no such process.  DeadlineExceeded: it has not ended; the sockets are lost to both.
+absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string& path,
+                                    std::int64_t timeout_ns);
+
+}  // namespace ibnbd

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nbd-bridge/service_manager.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace ibnbd::bridge {
+namespace {
+
+// A client is two descriptors of one name: its socket, and a file with its state.
+constexpr char kClientPrefix[] = "nbd-client-";
+
+// Of FDNAME=; systemd lets go of them when they are removed or the service ends for good.
+void Forget(const std::string& name) {
+  (void)sd_notify(0, absl::StrCat("FDSTOREREMOVE=1\nFDNAME=", name).c_str());
+}
+
+UniqueFd FileWith(const std::string& text) {
+  UniqueFd file(memfd_create("nbd-client", MFD_CLOEXEC));
+  if (!file.valid() ||
+      write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return UniqueFd();
+  }
+  return file;
+}
+
+std::string TextOf(int file) {
+  std::string text(kHandedStateMax, '\0');
+  const ssize_t size = pread(file, text.data(), text.size(), 0);
+  text.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<HandedOver> TakeFromServiceManager() {
+  char** names = nullptr;
+  const int count = sd_listen_fds_with_names(1, &names);
+  if (count < 0) return ErrnoStatus(count, "socket activation");
+  HandedOver taken;
+  std::map<std::string, HandedClient> clients;
+  for (int i = 0; i < count; ++i) {
+    UniqueFd fd(SD_LISTEN_FDS_START + i);
+    const std::string name = names != nullptr && names[i] != nullptr ? names[i] : "";
+    if (!absl::StartsWith(name, kClientPrefix)) {
+      taken.sockets.push_back(std::move(fd));
+      continue;
+    }
+    HandedClient& client = clients[name];
+    if (sd_is_socket(fd.get(), AF_UNSPEC, SOCK_STREAM, 0) > 0) {
+      client.socket = std::move(fd);
+    } else {
+      client.state = TextOf(fd.get());
+    }
+  }
+  for (int i = 0; names != nullptr && i < count; ++i) std::free(names[i]);
+  std::free(names);
+  for (auto& [name, client] : clients) {
+    Forget(name);
+    if (client.socket.valid()) taken.clients.push_back(std::move(client));
+  }
+  return taken;
+}
+
+bool HasServiceManager() { return std::getenv("NOTIFY_SOCKET") != nullptr; }
+
+void LeaveToServiceManager(const std::vector<HandedClient>& clients) {
+  constexpr std::uint64_t kPatienceUs = 5'000'000;
+  std::size_t number = 0;
+  for (const HandedClient& client : clients) {
+    const UniqueFd state = FileWith(client.state);
+    if (!state.valid()) continue;
+    const std::array<int, 2> fds = {client.socket.get(), state.get()};
+    const std::string message =
+        absl::StrCat("FDSTORE=1\nFDNAME=", kClientPrefix, ::getpid(), "-", ++number);
+    if (sd_pid_notify_with_fds(0, 0, message.c_str(), fds.data(), fds.size()) < 0) {
+      LOG_WARN("the service manager did not take a client");
+    }
+  }
+  // Until it has looked at them: what comes from a process that is gone is nobody's.
+  if (!clients.empty()) (void)sd_notify_barrier(0, kPatienceUs);
+}
+
+}  // namespace ibnbd::bridge

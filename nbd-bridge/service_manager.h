@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What systemd keeps for the next process of the service: the listening sockets are its own (socket
+// activation), clients' connections are put into its store (FileDescriptorStoreMax=) when this
+// process is told to end, and are there when it was a restart.  Main thread.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/handover.h"
+
+namespace ibnbd::bridge {
+
+// All of it, once.  Nothing if there is no service manager.
+absl::StatusOr<HandedOver> TakeFromServiceManager();
+
+// True if there is one to leave something to; whether it keeps it is its business.
+bool HasServiceManager();
+void LeaveToServiceManager(const std::vector<HandedClient>& clients);
+
+}  // namespace ibnbd::bridge

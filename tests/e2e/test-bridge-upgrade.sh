@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# nbd-bridge is upgraded $UPGRADES times under clients that cannot connect again: each new process takes the listening socket
+# and the clients' connections over from the one that runs, between two requests of each; nobody sees an error, every byte
+# is right.  Also a client that is in the middle of a request, or of saying hello.  A bridge that is killed loses its
+# connections; clients that connect again go on (qemu's reconnect-delay).
+. "$(dirname "$0")/functions.sh"
+requires fio qemu-io nbdinfo python3
+
+truncate -s 64M "$work/vol.img"
+start_server --export "vol=$work/vol.img"
+volume="$uri/vol"
+door="$work/handover.sock"
+socket="$work/bridge.sock"
+number=0
+serve() { # ARGS...
+  number=$((number + 1))
+  start "bridge$number" nbd-bridge -v --threads 2 --socket "$socket" --handover "$door" "$@" "$volume"
+  bridge_pid=$pid
+  wait_for 30 grep -q '^listening on ' "$work/bridge$number.log" || fail "the bridge did not start: $(cat "$work/bridge$number.log")"
+}
+serve
+start odd python3 "$here/odd_nbd_clients.py" "$socket" "$work/odd"
+odd_pid=$pid
+wait_for 20 test -e "$work/odd.ready" || fail "the odd clients: $(cat "$work/odd.log")"
+# The same blocks again and again: an old write that comes late is found.
+rewrite_until_told() {
+  local i
+  for ((i = 1;; i++)); do
+    env -C "$work" fio --name=verify --verify_state_save=0 --verify_fatal=1 --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite \
+      --norandommap --randseed=$i --bsrange=4k-512k --bs_unaligned=0 --iodepth=16 --serialize_overlap=1 --size=8M --io_size=32M \
+      --fsync=50 --verify=crc32c --do_verify=1 >"$work/verify.log" 2>&1 </dev/null || return 1
+    [ ! -e "$work/enough" ] || break
+  done
+  echo "$i rounds of fio"
+}
+rewrite_until_told &
+fio_pid=$!
+has_changed() { [ "$(stat -c %y "$work/vol.img")" != "$1" ]; }
+for ((i = 1; i <= ${UPGRADES:-8}; i++)); do
+  wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "before upgrade $i: no IO"
+  before=$bridge_pid
+  serve
+  rc=0
+  wait "$before" || rc=$?
+  [ $rc -eq 0 ] || fail "upgrade $i: the bridge before ended with $rc"
+  alive "$fio_pid" || fail "upgrade $i: fio has ended: $(tail -n 5 "$work/verify.log")"
+  alive "$odd_pid" || fail "upgrade $i: an odd client: $(cat "$work/odd.log")"
+done
+wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "no IO after the last upgrade"
+: >"$work/odd.enough"
+wait "$odd_pid" || fail "an odd client: $(cat "$work/odd.log")"
+tail -n 1 "$work/odd.log"
+: >"$work/enough"
+wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/verify.log")"
+nbdinfo "$(nbd_uri)" >/dev/null || fail "nobody listens"
+
+# A successor that cannot take a client's place closes its connection and says why.
+coproc qemu-io -f raw "$(nbd_uri)" 2>&1
+echo "read 0 4k" >&"${COPROC[1]}"
+read -r -t 20 line <&"${COPROC[0]}" || fail "qemu-io says nothing"
+serve --connection-memory 1M
+wait_for 20 grep -q "closed the connection of .*: --connection-memory is smaller" "$work/bridge$number.log" || fail "$(cat "$work/bridge$number.log")"
+exec {COPROC[1]}>&-
+# One that cannot start does not disturb the one that runs.
+expect_fail "is not a size|megabytes" nbd-bridge --socket "$socket" --handover "$door" --connection-memory x "$volume"
+alive "$bridge_pid" || fail "the bridge has ended"
+# Not a bridge's.
+first_server=$server_pid
+start_server --handover "$work/server.sock" --export m=mem:1M
+expect_fail "it is no nbd-bridge of this kind" nbd-bridge --socket "$work/other.sock" --handover "$work/server.sock" "$uri/m"
+wait "$server_pid" # It has handed over, and has ended: its sockets are lost to both.
+server_pid=$first_server
+
+stop "$bridge_pid"
+
+# Killed: who connects again goes on.
+serve
+{ coproc QEMU { qemu-io --image-opts "driver=nbd,server.type=unix,server.path=$socket,reconnect-delay=60" 2>&1; }; } 2>/dev/null
+qemu() { # COMMAND PATTERN: its next line that looks so.
+  local line
+  [ -z "$1" ] || echo "$1" >&"${QEMU[1]}"
+  while read -r -t 60 line <&"${QEMU[0]}"; do
+    case $line in
+      *"$2"*) return 0 ;;
+      *rror* | *ailed*) fail "qemu-io $1: $line" ;;
+    esac
+  done
+  fail "qemu-io $1: no answer"
+}
+qemu "write -P 1 0 1M" "wrote 1048576/1048576"
+kill -KILL "$bridge_pid"
+wait "$bridge_pid" 2>/dev/null
+echo "write -P 2 0 1M" >&"${QEMU[1]}"
+serve
+qemu "" "wrote 1048576/1048576"
+qemu "read -P 2 0 1M" "read 1048576/1048576"
+exec {QEMU[1]}>&-
+stop "$bridge_pid"
+stop "$server_pid"
