@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
+#include <time.h>
 
 #include <cerrno>
 #include <cstring>
@@ -16,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/clock.h"
 #include "base/socket_address.h"
 #include "base/status_macros.h"
 #include "proto/nbd.h"
@@ -24,6 +26,9 @@ namespace ibnbd::bridge {
 namespace {
 
 constexpr int kBacklog = 128;
+// A killed process's socket answers until the kernel has taken its io_uring down.
+constexpr std::int64_t kDeadSocketNs = 2 * kNsPerSecond;
+constexpr timespec kProbePause{0, 100'000'000};
 
 sockaddr* Generic(sockaddr_storage& storage) { return reinterpret_cast<sockaddr*>(&storage); }
 
@@ -60,6 +65,11 @@ absl::StatusOr<sockaddr_un> UnixAddress(const std::string& path) {
   return address;
 }
 
+bool IsRefused(const sockaddr_un& address, int probe) {
+  return ::connect(probe, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+         (errno == ECONNREFUSED || errno == ENOENT);
+}
+
 // Removes a socket file that refuses connections.  OK if it is gone now.
 absl::Status RemoveStale(const sockaddr_un& address, const std::string& what) {
   struct stat info {};
@@ -69,12 +79,15 @@ absl::Status RemoveStale(const sockaddr_un& address, const std::string& what) {
   if (!S_ISSOCK(info.st_mode)) {
     return absl::AlreadyExistsError(absl::StrCat(what, ": there is a file that is not a socket"));
   }
-  UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!probe.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
-  const int result =
-      ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  if (result == 0 || errno != ECONNREFUSED) {
-    return absl::AlreadyExistsError(absl::StrCat(what, ": another server is using the socket"));
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + kDeadSocketNs;
+  while (true) {
+    const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!probe.valid()) return ErrnoStatus(errno, absl::StrCat(what, ": socket"));
+    if (IsRefused(address, probe.get())) break;
+    if (MonotonicClock().NowNs() >= deadline_ns) {
+      return absl::AlreadyExistsError(absl::StrCat(what, ": another server is using the socket"));
+    }
+    (void)::nanosleep(&kProbePause, nullptr);
   }
   if (::unlink(address.sun_path) != 0 && errno != ENOENT) {
     return ErrnoStatus(errno, absl::StrCat(what, ": remove the stale socket"));
