@@ -28,39 +28,46 @@ rxe_up() {
   until_true 10 gid_ready rxe0
 }
 
-# rxe_veth: two Soft-RoCE devices with a wire between them that can lose, delay and be cut (tc qdisc on veth0, veth1):
-# rxe0 is 10.78.1.1 on veth0, rxe1 is 10.78.1.2 on veth1.  rxe of this kernel listens in the first network namespace
-# only, so rules send packets to our own other address over the wire.
+# rxe_veth [WIRE]: two Soft-RoCE devices with a wire between them that can lose, delay and be cut (tc qdisc, ip link):
+# rxe0 is 10.78.1.1 on veth0, rxe1 is 10.78.1.2 on veth1.  With WIRE 1 it is another one: rxe2, 10.78.2.1 on veth2, and so
+# on.  rxe of this kernel listens in the first network namespace only, so rules send packets to our own other address
+# over the wire.
 rxe_veth() {
+  local wire=${1:-0} device
+  local near=veth$((2 * wire)) far=veth$((2 * wire + 1)) here=10.78.$((wire + 1)).1 there=10.78.$((wire + 1)).2
   rdma_modules || return 1
-  ip link add veth0 type veth peer name veth1
-  local device
-  for device in veth0 veth1; do ip link set "$device" mtu 9000; done
-  for device in all default veth0 veth1; do
+  ip link add "$near" type veth peer name "$far"
+  for device in "$near" "$far"; do ip link set "$device" mtu 9000; done
+  for device in all default "$near" "$far"; do
     echo 1 >"/proc/sys/net/ipv4/conf/$device/accept_local"
     echo 0 >"/proc/sys/net/ipv4/conf/$device/rp_filter"
     echo 1 >"/proc/sys/net/ipv4/conf/$device/arp_ignore"
   done
-  ip addr add 10.78.1.1/32 dev veth0
-  ip addr add 10.78.1.2/32 dev veth1
-  ip link set veth0 up
-  ip link set veth1 up
-  ip route add 10.78.1.2/32 dev veth0 src 10.78.1.1 table 102
-  ip route add 10.78.1.1/32 dev veth1 src 10.78.1.2 table 101
+  ip addr add "$here/32" dev "$near"
+  ip addr add "$there/32" dev "$far"
+  veth_up "$wire"
   # "to": rdma_cm looks the way back up as a packet that comes in, and it must leave by this device.
-  ip rule add pref 1 iif veth0 to 10.78.1.1 lookup local
-  ip rule add pref 1 iif veth1 to 10.78.1.2 lookup local
-  ip rule add pref 2 to 10.78.1.2 lookup 102
-  ip rule add pref 2 to 10.78.1.1 lookup 101
-  ip rule add pref 3 lookup local
-  ip rule del pref 0
+  ip rule add pref 1 iif "$near" to "$here" lookup local
+  ip rule add pref 1 iif "$far" to "$there" lookup local
+  ip rule add pref 2 to "$there" lookup $((102 + 2 * wire))
+  ip rule add pref 2 to "$here" lookup $((101 + 2 * wire))
+  ip rule add pref 3 lookup local 2>/dev/null # Not a second time.
+  ip rule del pref 0 2>/dev/null
   # One CPU's backlog each: packets that overtake each other look like loss to rxe.
-  for device in veth0 veth1; do echo 1 >"/sys/class/net/$device/queues/rx-0/rps_cpus"; done
-  rdma link add rxe0 type rxe netdev veth0 && rdma link add rxe1 type rxe netdev veth1 || return 1
-  until_true 10 gid_ready rxe0 && until_true 10 gid_ready rxe1 || return 1
+  for device in "$near" "$far"; do echo 1 >"/sys/class/net/$device/queues/rx-0/rps_cpus"; done
+  rdma link add "rxe$((2 * wire))" type rxe netdev "$near" && rdma link add "rxe$((2 * wire + 1))" type rxe netdev "$far" || return 1
+  until_true 10 gid_ready "rxe$((2 * wire))" && until_true 10 gid_ready "rxe$((2 * wire + 1))" || return 1
   # The first address resolution must not be rdma_cm's.
-  until_true 5 ping -c 1 -W 1 10.78.1.2 && until_true 5 ping -c 1 -W 1 -I 10.78.1.2 10.78.1.1
+  until_true 5 ping -c 1 -W 1 "$there" && until_true 5 ping -c 1 -W 1 -I "$there" "$here"
 }
+# veth_up WIRE, veth_down WIRE: as if the cable were plugged and pulled.  The kernel forgets the routes of a device that is down.
+veth_up() {
+  local near=veth$((2 * $1)) far=veth$((2 * $1 + 1)) here=10.78.$(($1 + 1)).1 there=10.78.$(($1 + 1)).2
+  ip link set "$near" up && ip link set "$far" up &&
+    ip route replace "$there/32" dev "$near" src "$here" table $((102 + 2 * $1)) &&
+    ip route replace "$here/32" dev "$far" src "$there" table $((101 + 2 * $1))
+}
+veth_down() { ip link set "veth$((2 * $1))" down && ip link set "veth$((2 * $1 + 1))" down; }
 
 # For ci/vm/run-two.  Soft-RoCE on the wire between the two guests, with the address of this $ROLE.
 rxe_eth() {

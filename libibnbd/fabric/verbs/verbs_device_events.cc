@@ -3,15 +3,22 @@
 
 #include <fcntl.h>
 
+#include <cerrno>
+
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "fabric/verbs/verbs_domain.h"
 
 namespace ibnbd::verbs {
 
-bool WatchDeviceEvents(ibv_context* context) {
-  const int flags = ::fcntl(context->async_fd, F_GETFL);
-  return flags >= 0 && ::fcntl(context->async_fd, F_SETFL, flags | O_NONBLOCK) == 0;
+absl::StatusOr<int> DeviceEventsFd(ibv_context* context) {
+  const int fd = context->async_fd;
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("rdma: events of ", DeviceName(context)));
+  }
+  return fd;
 }
 
 std::string DeviceEventText(const char* device, ibv_event_type type, int port_num) {

@@ -8,12 +8,15 @@
 
 #include <string>
 
+#include "absl/status/statusor.h"
+
 namespace ibnbd::verbs {
 
-// Makes the device's event descriptor (context->async_fd) one that can be watched.  Once or more.
-bool WatchDeviceEvents(ibv_context* context);
-// Reads and logs what there is.  Several reactors may share the descriptor: each event is read
-// once.
+// The descriptor to watch, which belongs to the device: readable when there is an event.  It does
+// not block from here on; ReadDeviceEvents() requires that.
+absl::StatusOr<int> DeviceEventsFd(ibv_context* context);
+// Reads and logs what there is.  Several reactors share the descriptor: each event is read once,
+// and who comes second finds nothing.
 void ReadDeviceEvents(ibv_context* context);
 // "" for events that say nothing to an operator.  `port_num` is that of port events.
 std::string DeviceEventText(const char* device, ibv_event_type type, int port_num);

@@ -119,6 +119,7 @@ absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::AddQueue(ibv_context* con
   if (queue->channel == nullptr || !SetNonBlocking(queue->channel->fd)) {
     return ErrnoStatus(errno, absl::StrCat("rdma: completion channel of ", DeviceName(context)));
   }
+  ASSIGN_OR_RETURN(queue->device_fd, DeviceEventsFd(context));
   queue->entries = std::min(kQueueEntriesMin, queue->entries_max);
   queue->cq.reset(
       ibv_create_cq(context, static_cast<int>(queue->entries), nullptr, queue->channel.get(), 0));
@@ -277,7 +278,7 @@ void VerbsPoller::PrepareToSleep() {
       queue->device_watch.fired = false;
       ReadDeviceEvents(queue->cq->context);
     }
-    queue->device_watch.Arm(ring, queue->cq->context->async_fd);
+    queue->device_watch.Arm(ring, queue->device_fd);
   }
 }
 

@@ -107,7 +107,8 @@ class VerbsPoller final : public fabric::Poller {
     std::uint32_t entries_used = 0;  // What connections may need at once.
     bool armed = false;              // The device will tell the channel of the next completion.
     Watch watch;
-    Watch device_watch;  // Of what the device says of itself.
+    int device_fd = -1;  // Of what the device says of itself.
+    Watch device_watch;
   };
 
   VerbsPoller(VerbsFabric& fabric, Reactor& reactor) : fabric_(fabric), reactor_(reactor) {}
