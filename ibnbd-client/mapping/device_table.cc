@@ -228,8 +228,13 @@ DeviceReport DeviceTable::ReportOf(const Slot& slot) const {
   report.problem =
       slot.busy && slot.problem.empty() ? "a command about it is under way" : slot.problem;
   if (slot.busy || slot.volume == nullptr) return report;
+  const absl::StatusOr<ibnbd_device_info> info = slot.volume->Describe();
+  if (!info.ok()) {
+    report.problem = std::string(info.status().message());
+    return report;
+  }
   report.served = true;
-  report.info = slot.volume->Describe();
+  report.info = *info;
   report.device_size = slot.volume->device_size();
   report.session = sessions_.Report(KeyOf(slot));
   return report;

@@ -118,7 +118,8 @@ void DeviceTable::RefreshAll() {
     {
       absl::MutexLock lock(&mutex_);
       if (slot->busy || slot->gone || slot->volume == nullptr || ending_) continue;
-      if (slot->volume->Describe().state != IBNBD_STATE_OPEN) continue;
+      const auto info = slot->volume->Describe();
+      if (!info.ok() || info->state != IBNBD_STATE_OPEN) continue;
       slot->busy = true;
     }
     const absl::Status status = slot->volume->Refresh(kRefreshMs);

@@ -55,7 +55,8 @@ absl::Status MappedVolume::Open(const Options& how) {
 }
 
 absl::Status MappedVolume::StartKernelDevice(const Options& how) {
-  OpenVolume volume{session_, device_, Describe()};
+  ASSIGN_OR_RETURN(const ibnbd_device_info info, Describe());
+  OpenVolume volume{session_, device_, info};
   if (request_.volume_id != 0 && volume.info.volume_id != request_.volume_id) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the export is another volume now: its id is ", VolumeIdText(volume.info.volume_id),
@@ -81,10 +82,10 @@ absl::Status MappedVolume::StartKernelDevice(const Options& how) {
   return absl::OkStatus();
 }
 
-ibnbd_device_info MappedVolume::Describe() const {
+absl::StatusOr<ibnbd_device_info> MappedVolume::Describe() const {
   ibnbd_device_info info{};
   info.struct_size = sizeof(info);
-  CHECK(ibnbd_device_get_info(device_, &info) == 0);
+  if (const int error = ibnbd_device_get_info(device_, &info)) return ApiStatus(error);
   return info;
 }
 
@@ -92,7 +93,8 @@ absl::Status MappedVolume::Refresh(std::uint32_t timeout_ms) {
   if (const int error = ibnbd_device_refresh(device_, timeout_ms)) {
     return Annotate(ApiStatus(error), absl::StrCat("resize ", node()));
   }
-  const std::uint64_t size = Describe().size;
+  ASSIGN_OR_RETURN(const ibnbd_device_info info, Describe());
+  const std::uint64_t size = info.size;
   if (size == device_size_) return absl::OkStatus();
   RETURN_IF_ERROR(kernel_device_->Resize(size));
   LOG_INFO(node(), " has ", size, " bytes now, it had ", device_size_);

@@ -56,7 +56,8 @@ class MappedVolume {
   [[nodiscard]] std::string node() const { return kernel_device_->node(); }
   [[nodiscard]] int index() const { return kernel_device_->index(); }
   [[nodiscard]] ibnbd_session* session() const { return session_; }
-  [[nodiscard]] ibnbd_device_info Describe() const;
+  // Fails if the session is so busy with itself that it does not answer; its IOs may well go on.
+  [[nodiscard]] absl::StatusOr<ibnbd_device_info> Describe() const;
   [[nodiscard]] std::uint64_t volume_id() const { return volume_id_; }
   // The size that the block device has.
   [[nodiscard]] std::uint64_t device_size() const { return device_size_; }
