@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
 #include "base/check.h"
 #include "base/log.h"
@@ -53,6 +54,17 @@ void DeviceLoops::Call(std::uint32_t index, absl::AnyInvocable<void()> task) {
   done.WaitForNotification();
 }
 
+void DeviceLoops::CallAll(const std::function<void(std::uint32_t)>& task) {
+  absl::BlockingCounter running(static_cast<int>(count()));
+  for (std::uint32_t i = 0; i < count(); ++i) {
+    loops_[i].events->Post([&task, &running, i] {
+      task(i);
+      running.DecrementCount();
+    });
+  }
+  running.Wait();
+}
+
 bool DeviceLoops::AllAlive() {
   if (unanswered_.load(std::memory_order_acquire) != 0) return false;
   unanswered_.store(count(), std::memory_order_relaxed);
@@ -63,15 +75,11 @@ bool DeviceLoops::AllAlive() {
 }
 
 void DeviceLoops::AddSession(ibnbd_session* session) {
-  for (std::uint32_t i = 0; i < count(); ++i) {
-    Call(i, [&] { loop(i).AddQueue(ibnbd_session_queue(session, i)); });
-  }
+  CallAll([&](std::uint32_t i) { loop(i).AddQueue(ibnbd_session_queue(session, i)); });
 }
 
 void DeviceLoops::RemoveSession(ibnbd_session* session) {
-  for (std::uint32_t i = 0; i < count(); ++i) {
-    Call(i, [&] { loop(i).RemoveQueue(ibnbd_session_queue(session, i)); });
-  }
+  CallAll([&](std::uint32_t i) { loop(i).RemoveQueue(ibnbd_session_queue(session, i)); });
 }
 
 }  // namespace ibnbd::client

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -35,6 +36,8 @@ class DeviceLoops {
 
   // Runs `task` on the loop's thread and waits for its end: microseconds, as loops never wait.
   void Call(std::uint32_t index, absl::AnyInvocable<void()> task);
+  // The same on all of them at once, and waits for the last.
+  void CallAll(const std::function<void(std::uint32_t index)>& task);
   // For a watchdog: asks every loop for a sign of life; true if all have answered the question
   // before.  Never waits.
   bool AllAlive();

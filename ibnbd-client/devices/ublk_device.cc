@@ -70,7 +70,7 @@ class UblkDevice final : public KernelDevice {
  public:
   UblkDevice(DeviceLoops& loops, const OpenVolume& volume, std::unique_ptr<UblkControl> control)
       : loops_(loops), volume_(volume), control_(std::move(control)) {}
-  ~UblkDevice() override { CHECK(queues_.empty() || abandoned_); }
+  ~UblkDevice() override { CHECK(queues_.empty() || !started_ || abandoned_); }
 
   absl::Status Add(const KernelDeviceOptions& options);
   absl::Status Adopt(int index);
@@ -86,7 +86,8 @@ class UblkDevice final : public KernelDevice {
   void Abandon() override;
 
  private:
-  absl::Status OpenQueues(const ublksrv_ctrl_dev_info& info);
+  absl::Status CreateQueues(const ublksrv_ctrl_dev_info& info);
+  absl::Status StartQueues();
   absl::Status AfterStart(const absl::Status& status) const;
   bool WaitForQueues(absl::Time deadline);
   absl::Status WaitUntilQuiesced() const;
@@ -96,6 +97,7 @@ class UblkDevice final : public KernelDevice {
   const std::unique_ptr<UblkControl> control_;
   std::uint32_t id_ = 0;
   bool added_ = false;
+  bool started_ = false;  // The queues have commands with the kernel, or had.
   bool abandoned_ = false;
   UniqueFd char_device_;
   std::vector<std::unique_ptr<UblkQueue>> queues_;
@@ -120,7 +122,8 @@ absl::Status UblkDevice::Add(const KernelDeviceOptions& options) {
   id_ = info.dev_id;
   RETURN_IF_ERROR(control_->SetParams(id_, ParamsFor(volume_.info, info.max_io_buf_bytes)));
   if (options.before_use) RETURN_IF_ERROR(options.before_use(index()));
-  RETURN_IF_ERROR(OpenQueues(info));
+  RETURN_IF_ERROR(CreateQueues(info));
+  RETURN_IF_ERROR(StartQueues());
   return AfterStart(control_->StartDevice(id_, kStartMs));
 }
 
@@ -133,9 +136,14 @@ absl::Status UblkDevice::Adopt(int index) {
         absl::StrCat("take over ", node(), ": it has ", params.basic.dev_sectors * 512,
                      " bytes, the volume only ", volume_.info.size));
   }
-  RETURN_IF_ERROR(control_->StartRecovery(id_));
   ASSIGN_OR_RETURN(const ublksrv_ctrl_dev_info info, control_->GetInfo(id_));
-  RETURN_IF_ERROR(OpenQueues(info));
+  RETURN_IF_ERROR(CreateQueues(info));
+  // From here to the last queue's commands a kill costs the device (decision 0009): nothing slow.
+  // Invalid: a process before us was killed in that time.  Unless it had come to map a queue, the
+  // queues are there for the taking.
+  const absl::Status begun = control_->StartRecovery(id_);
+  if (!begun.ok() && !absl::IsInvalidArgument(begun)) return begun;
+  RETURN_IF_ERROR(StartQueues());
   return AfterStart(control_->EndRecovery(id_, kStartMs));
 }
 
@@ -156,12 +164,8 @@ absl::Status UblkDevice::WaitUntilQuiesced() const {
   }
 }
 
-absl::Status UblkDevice::OpenQueues(const ublksrv_ctrl_dev_info& info) {
-  const std::string path = absl::StrCat("/dev/ublkc", id_);
-  char_device_.Reset(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!char_device_.valid()) return ErrnoStatus(errno, path);
+absl::Status UblkDevice::CreateQueues(const ublksrv_ctrl_dev_info& info) {
   UblkQueueOptions options{};
-  options.device_fd = char_device_.get();
   options.depth = info.queue_depth;
   options.io_size_max = info.max_io_buf_bytes;
   options.ioctl_encoded = (control_->features() & kUblkFlagIoctlEncode) != 0;
@@ -176,9 +180,18 @@ absl::Status UblkDevice::OpenQueues(const ublksrv_ctrl_dev_info& info) {
     queues.push_back(std::move(queue));
   }
   queues_ = std::move(queues);
-  for (std::uint32_t i = 0; i < queues_.size(); ++i) {
-    loops_.Call(i % loops_.count(), [&] { queues_[i]->Start(); });
-  }
+  return absl::OkStatus();
+}
+
+absl::Status UblkDevice::StartQueues() {
+  const std::string path = absl::StrCat("/dev/ublkc", id_);
+  char_device_.Reset(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!char_device_.valid()) return ErrnoStatus(errno, path);
+  for (const auto& queue : queues_) RETURN_IF_ERROR(queue->Attach(char_device_.get()));
+  started_ = true;
+  loops_.CallAll([this](std::uint32_t loop) {
+    for (std::uint32_t i = loop; i < queues_.size(); i += loops_.count()) queues_[i]->Start();
+  });
   return absl::OkStatus();
 }
 
@@ -216,12 +229,11 @@ absl::Status UblkDevice::Stop(std::int64_t timeout_ms) {
 
 void UblkDevice::GiveUp() {
   if (!added_) {  // Not ours to delete: whoever finds out what is wrong may still take it over.
-    if (!queues_.empty()) Abandon();
+    if (started_) Abandon();
     return;
   }
-  const absl::Status status = queues_.empty()
-                                  ? (char_device_.Reset(), control_->DeleteDevice(id_, kRemoveMs))
-                                  : Stop(kRemoveMs);
+  const absl::Status status =
+      !started_ ? (char_device_.Reset(), control_->DeleteDevice(id_, kRemoveMs)) : Stop(kRemoveMs);
   if (status.ok()) return;
   LOG_ERROR(status.message());
   Abandon();

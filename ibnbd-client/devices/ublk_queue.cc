@@ -17,7 +17,7 @@ namespace ibnbd::client {
 absl::StatusOr<std::unique_ptr<UblkQueue>> UblkQueue::Create(bridge::EventLoop& loop,
                                                              const UblkQueueOptions& options) {
   std::unique_ptr<UblkQueue> queue(new UblkQueue(loop, options));
-  RETURN_IF_ERROR(queue->Prepare());
+  RETURN_IF_ERROR(queue->AllocateBuffers());
   return queue;
 }
 
@@ -34,21 +34,26 @@ UblkQueue::UblkQueue(bridge::EventLoop& loop, const UblkQueueOptions& options)
   }
 }
 
-absl::Status UblkQueue::Prepare() {
+absl::Status UblkQueue::AllocateBuffers() {
+  const std::size_t size = std::size_t{options_.depth} * options_.io_size_max;
+  if (const int error = ibnbd_buffer_alloc(options_.session, size, &buffer_)) {
+    return Annotate(ApiStatus(error), absl::StrCat("buffers of a ublk queue, ", size, " bytes"));
+  }
+  memory_ = static_cast<std::byte*>(ibnbd_buffer_data(buffer_));
+  return absl::OkStatus();
+}
+
+absl::Status UblkQueue::Attach(int device_fd) {
+  device_fd_ = device_fd;
   const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t wanted = options_.depth * sizeof(ublksrv_io_desc);
   descriptors_size_ = (wanted + page - 1) / page * page;
   const std::size_t offset =
       UBLKSRV_CMD_BUF_OFFSET + options_.index * UBLK_MAX_QUEUE_DEPTH * sizeof(ublksrv_io_desc);
   void* mapped = ::mmap(nullptr, descriptors_size_, PROT_READ, MAP_SHARED | MAP_POPULATE,
-                        options_.device_fd, static_cast<off_t>(offset));
+                        device_fd_, static_cast<off_t>(offset));
   if (mapped == MAP_FAILED) return ErrnoStatus(errno, "map a ublk queue");
   descriptors_ = static_cast<const ublksrv_io_desc*>(mapped);
-  const std::size_t size = std::size_t{options_.depth} * options_.io_size_max;
-  if (const int error = ibnbd_buffer_alloc(options_.session, size, &buffer_)) {
-    return Annotate(ApiStatus(error), absl::StrCat("buffers of a ublk queue, ", size, " bytes"));
-  }
-  memory_ = static_cast<std::byte*>(ibnbd_buffer_data(buffer_));
   return absl::OkStatus();
 }
 

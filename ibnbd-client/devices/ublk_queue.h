@@ -25,7 +25,6 @@
 namespace ibnbd::client {
 
 struct UblkQueueOptions {
-  int device_fd;        // /dev/ublkcN, open for as long as the queue.
   std::uint16_t index;  // Among the device's queues.
   std::uint16_t depth;
   std::uint32_t io_size_max;
@@ -40,7 +39,9 @@ class UblkQueue final : public bridge::LoopMember {
   // Not on the loop's thread: it allocates and registers depth x io_size_max bytes.
   static absl::StatusOr<std::unique_ptr<UblkQueue>> Create(bridge::EventLoop& loop,
                                                            const UblkQueueOptions& options);
-  ~UblkQueue() override;  // Requires: ended, or abandoned.
+  ~UblkQueue() override;  // Requires: not started, ended, or abandoned.
+  // Before Start().  `device_fd` is /dev/ublkcN, open for as long as the queue.
+  absl::Status Attach(int device_fd);
 
   // --- The loop's thread. ---
   void Start();
@@ -66,7 +67,7 @@ class UblkQueue final : public bridge::LoopMember {
   };
 
   UblkQueue(bridge::EventLoop& loop, const UblkQueueOptions& options);
-  absl::Status Prepare();
+  absl::Status AllocateBuffers();
 
   // ublk_queue_datapath.cc.
   void OnCommand(Tag& tag, int result);
@@ -80,6 +81,7 @@ class UblkQueue final : public bridge::LoopMember {
   const UblkQueueOptions options_;
   const std::uint32_t fetch_op_;
   const std::uint32_t commit_op_;
+  int device_fd_ = -1;
   const ublksrv_io_desc* descriptors_ = nullptr;  // The kernel's, by tag; shared, read-only.
   std::size_t descriptors_size_ = 0;
   ibnbd_buffer* buffer_ = nullptr;
