@@ -39,7 +39,8 @@ echo "$(daemon_threads) threads, VmRSS $(locked VmRSS) KiB, VmLck $(locked VmLck
 check_threads() {
   local thread name flags
   for thread in "/proc/$daemon_pid/task/"*; do
-    flags=$(sed 's/.*) //' "$thread/stat" | cut -d' ' -f7)
+    flags=$(sed 's/.*) //' "$thread/stat" 2>/dev/null | cut -d' ' -f7)
+    [ -n "$flags" ] || continue # It has ended.
     # PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE of linux/sched.h.
     [ $((flags & 0x180000)) -eq $((0x180000)) ] || fail "thread $(cat "$thread/comm") may wait for IO to get memory: $flags"
   done
