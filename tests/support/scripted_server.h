@@ -90,13 +90,6 @@ class ScriptedServer final : public ScriptedConnection::Owner {
   void Disconnect() {
     for (auto& conn : conns_) conn->connection->Disconnect();
   }
-  // Connections that are established and not gone.
-  [[nodiscard]] std::size_t live_count() const {
-    std::size_t count = 0;
-    for (const auto& conn : conns_) count += conn->gone ? 0 : 1;
-    return count;
-  }
-  [[nodiscard]] std::size_t accept_count() const { return conns_.size(); }
 
   // Data (if any) into the client's buffer, then the response, as a kernel server does it.
   void Reply(const Request& request, int error, std::span<const std::byte> data = {}) {
@@ -134,6 +127,11 @@ class ScriptedServer final : public ScriptedConnection::Owner {
     proto::ConnReq request;
     CHECK(proto::DecodeConnReq(incoming->private_data(), &request) == nullptr);
     if (on_connect && on_connect(incoming, request)) return;
+    std::erase_if(conns_, [this](const auto& conn) {
+      const bool over = conn->gone && conn->connection->drained();
+      if (over) port_->Detach(conn->context);
+      return over;
+    });
     if (reject_with != 0) {
       incoming->Reject(proto::AsBytes(proto::MakeConnReject(reject_with)));
       return;
@@ -147,7 +145,7 @@ class ScriptedServer final : public ScriptedConnection::Owner {
     auto connection = incoming->Accept(
         port_->poller(), options,
         raw_offer.empty() ? proto::AsBytes(offer) : std::span<const std::byte>(raw_offer));
-    CHECK(connection.ok());
+    if (!connection.ok()) return port_->Detach(conn->context);  // It has left already.
     conn->connection = *std::move(connection);
     for (std::uint32_t i = 0; i < Conn::kReceives; ++i) conn->PostReceive(i);
     conns_.push_back(std::move(conn));
