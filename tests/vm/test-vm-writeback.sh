@@ -29,6 +29,8 @@ map "$uri/a"
 ublk=$node
 map "$uri/b" --as nbd
 nbd=$node
+faults() { sed 's/.*) //' "/proc/$daemon_pid/stat" | awk '{ print $8 + $10 }'; }
+before=$(faults)
 mkfs.ext4 -q -F -E nodiscard "$ublk" && mount "$ublk" "$work/mnt0" || fail "ext4 on $ublk"
 mkfs.ext4 -q -F -E nodiscard "$nbd" && mount "$nbd" "$work/mnt1" || fail "ext4 on $nbd"
 head -c $((40 << 20)) /dev/urandom >"$work/data"
@@ -48,7 +50,12 @@ check_threads() {
   [ "$(cat "/proc/$daemon_pid/oom_score_adj")" = -1000 ] || fail "the daemon may be killed when memory is short"
 }
 check_threads
-faults() { sed 's/.*) //' "/proc/$daemon_pid/stat" | awk '{ print $8 + $10 }'; }
+# Compaction may move a page now and then.
+check_faults() {
+  local count=$(($(faults) - before))
+  echo "$count page faults of the daemon"
+  [ $count -le 20 ] || fail "the daemon needed memory"
+}
 
 writers=()
 writer() { # NUMBER DIRECTORY GROUP
@@ -67,21 +74,16 @@ await_writers() {
   local pid
   for pid in "${writers[@]}"; do wait "$pid" || fail "$1: a writer failed"; done
 }
-# What a running daemon does once (the first use of a function, of a cache) it does here.
+# Also for what it does for the first time: the first use of a buffer, of a function, of a cache.
 write_all 0 "$work/cg"
 await_writers "at leisure"
+check_faults
 rm "$work/mnt0/file0" "$work/mnt1/file0"
 
 echo "--- a cgroup that is short, after $SECONDS s"
 before=$(faults)
 write_all 1 "$group"
 await_writers "a cgroup"
-# Compaction may move a page now and then; buffers that are not there would be thousands.
-check_faults() {
-  local count=$(($(faults) - before))
-  echo "$count page faults of the daemon"
-  [ $count -le 20 ] || fail "the daemon needed memory"
-}
 check_faults
 echo "$(grep '^high ' "$group/memory.events")"
 [ "$(awk '$1 == "high" { print $2 }' "$group/memory.events")" -gt 0 ] || fail "memory was not short"
