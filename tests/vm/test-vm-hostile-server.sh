@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Servers over RDMA that break every rule of the protocol, one after the other (hostile_server.cc says which), each with a
+# Servers over RDMA that break every rule of the protocol, one after the other (hostile_deeds.cc says which), each with a
 # client of libibnbd that must end as it should, beside two others, one on an honest server, that notice nothing.
 . "$(dirname "$0")/functions.sh"
 [ -x "$IBNBD_BIN/ibnbd-hostile-server" ] || skip "this build has no verbs fabric"

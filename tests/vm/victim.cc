@@ -134,6 +134,8 @@ class Victim {
     options.queue_count = kQueues;
     report_.session = Note(ibnbd_session_open(uri.c_str(), &options, &session_));
     if (report_.session != 0) return false;
+    const auto none = [](void*, const ibnbd_export_info*) { return 0; };
+    Note(ibnbd_session_list(session_, kTimeoutMs, none, nullptr));  // Not all servers can.
     ibnbd_device_options how = IBNBD_DEVICE_OPTIONS_INIT;
     how.open_timeout_ms = kTimeoutMs;
     how.fail_after_ms = kFailAfterMs;
