@@ -54,7 +54,9 @@ void ClientPath::OnHeartbeatAck(std::uint32_t round) {
 }
 
 // The path as a whole, as RTRS has it; then, with our own servers, which answer heartbeats on any
-// connection, those that owe an answer.
+// connection, those of IO that owe an answer.  A server whose control thread alone is held up, as
+// by the open of a file on a hung NFS, goes on with IO, and control messages have bounds of their
+// own.
 void ClientPath::OnHeartbeatTimer() {
   const std::uint64_t count = ReceiveCount();
   if (count != std::exchange(receive_count_, count)) heartbeat_.OnSignOfLife();
@@ -70,7 +72,7 @@ void ClientPath::OnHeartbeatTimer() {
       ++stats_.heartbeats_missed;
       break;
   }
-  for (std::uint32_t cid = 0; limits_.peer_is_ibnbd && cid < connections_.size(); ++cid) {
+  for (std::uint32_t cid = 1; limits_.peer_is_ibnbd && cid < connections_.size(); ++cid) {
     if (!LooksDead(beats_[cid], cid, inflight(cid) > 0)) continue;
     SIM_MARK("client: heartbeats ended");
     return Break(

@@ -34,6 +34,9 @@ TEST(Layout, PublicFieldsStayWhereTheyAre) {
   EXPECT_EQ(offsetof(ibnbd_session_options, name), 8u);
   EXPECT_EQ(offsetof(ibnbd_session_options, bounce_bytes), 36u);
   EXPECT_EQ(offsetof(ibnbd_session_options, memory), 40u);
+  EXPECT_EQ(offsetof(ibnbd_session_options, dead_after_ms), 72u);
+  EXPECT_EQ(offsetof(ibnbd_session_info, policy), 176u);
+  EXPECT_EQ(offsetof(ibnbd_session_info, dead_after_ms), 180u);
   EXPECT_EQ(offsetof(ibnbd_device_info, size), 8u);
   EXPECT_EQ(offsetof(ibnbd_device_info, name), 64u);
 }
