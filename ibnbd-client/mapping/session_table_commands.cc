@@ -105,7 +105,7 @@ absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* ses
                                        std::uint32_t wait_ms) {
   std::uint32_t id = 0;
   if (const int error = ibnbd_session_add_path(session, path.c_str(), weight, &id)) {
-    return error == -EEXIST ? absl::AlreadyExistsError(ibnbd_error_message()) : ApiStatus(error);
+    return ApiStatus(error);
   }
   if (wait_ms > 0) {
     if (absl::Status up = AwaitPath(session, id, wait_ms); !up.ok()) {

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
 requires fio jq
-modprobe nbd nbds_max=0 || fail "no nbd"
+modprobe nbd nbds_max=0 && modprobe ublk_drv || fail "no nbd, or no ublk"
 export IBNBD_E2E_LISTEN=tcp://0.0.0.0
 truncate -s 16M "$work/other.img"
 start_server --export "vol=$work/other.img"
@@ -26,7 +26,7 @@ session_is() { # session_is JQ
 
 [ -z "$(client path list)" ] || fail "there are paths"
 expect_fail '^ibnbd-client: session hostA: there is none, because nothing is mapped$' ibnbd-client path add hostA 127.0.0.2
-map "$server/vol" --as nbd --dead-after 5s
+map "$server/vol" --as ublk --dead-after 5s
 name=$(client show --json "$node" | jq -r .session.name)
 session_is '.dead_after_ms == 5000 and .policy == "adaptive" and (.paths | length) == 1'
 [ "$(client path list --json | jq -c '[.sessions[] | {name, server, devices}]')" = "[{\"name\":\"$name\",\"server\":\"$server\",\"devices\":[\"$node\"]}]" ] ||
@@ -43,7 +43,8 @@ client path list
 client show "$name" | grep -q "127.0.0.9@127.0.0.1:$port *up *50" || fail "show: $(ibnbd-client show "$name")"
 
 before=$(paths)
-expect_fail 'there already' ibnbd-client path add "$name" 127.0.0.2
+expect_fail "^ibnbd-client: add path 127.0.0.2 to session $name: path 127.0.0.2:$port is there already: its number is 1$" \
+  ibnbd-client path add "$name" 127.0.0.2
 expect_fail "^ibnbd-client: add path 127.0.0.4:$stranger to session $name: .*not the server that the session is with" \
   ibnbd-client path add "$name" "127.0.0.4:$stranger"
 expect_fail "add path 127.0.0.4:1 .*Connection refused" ibnbd-client path add "$name" 127.0.0.4:1
@@ -61,7 +62,7 @@ expect_fail 'not mapped' ibnbd-client set --on-loss hold "$name"
 [ "$(client set --policy round-robin --dead-after 7s "$name")" = "$name" ] || fail "set does not say what it set"
 session_is '.policy == "round-robin" and .dead_after_ms == 7000'
 start_fio live --filename="$node" --ioengine=libaio --direct=1 --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=100M \
-  --io_size=2G --time_based --runtime=12 --rate=30m --verify=crc32c --verify_backlog=128
+  --io_size=2G --time_based --runtime=10 --rate=30m --verify=crc32c --verify_backlog=128
 fio_pid=$pid
 client path weight "$name" "127.0.0.2:$port" 0
 wait_for 20 path_is "127.0.0.3:$port" '.writes > 100' || fail "127.0.0.3 is not used: $(ibnbd-client path list)"
@@ -81,6 +82,13 @@ node=$(client list --json | jq -r ".devices[] | select(.uri == \"$server/vol\") 
 before=$(paths)
 [ "$before" = "[{\"path\":\"127.0.0.3:$port\",\"weight\":100},{\"path\":\"127.0.0.2:$port\",\"weight\":0},{\"path\":\"127.0.0.6:$port\",\"weight\":100}]" ] ||
   fail "paths: $before"
+wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/live.log")"
+writes=$(client path list --json | jq ".sessions[0].paths[] | select(.path == \"127.0.0.3:$port\") | .writes")
+start_fio restart --filename="$node" --ioengine=libaio --direct=1 --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=100M \
+  --io_size=24M --rate=3m --verify=crc32c --do_verify=1
+fio_pid=$pid
+wait_for 20 path_is "127.0.0.3:$port" ".writes > $writes" || fail "no IO before the restart: $(ibnbd-client path list)"
+alive "$fio_pid" || fail "fio ended before the restart"
 kill -KILL "$daemon_pid"
 wait "$daemon_pid" 2>/dev/null
 start_daemon
@@ -89,8 +97,8 @@ wait_for 30 served || fail "not taken over: $(ibnbd-client list)"
 [ "$(paths)" = "$before" ] || fail "the next daemon has the paths $(paths), they were $before"
 session_is '.policy == "round-robin" and .dead_after_ms == 7000'
 wait_for 20 path_is "127.0.0.6:$port" '.state == "up"' || fail "a path is not up: $(ibnbd-client path list)"
-wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/live.log")"
-grep -E 'WRITE:|READ:' "$work/live.log"
+wait "$fio_pid" || fail "fio over a restart: $(tail -n 20 "$work/restart.log")"
+grep -E 'WRITE:|READ:' "$work/live.log" "$work/restart.log"
 
 # A session that is told what it has keeps it as long as a volume wants it.
 client unmap "$small"
@@ -101,7 +109,7 @@ client path remove "$name" 127.0.0.2
 expect_fail "remove path 0 of session $name: it is the last one" ibnbd-client path remove "$name" 0
 unmap "$node"
 [ -z "$(client path list)" ] || fail "a session is left: $(client path list)"
-map "$server/vol" --as nbd
+map "$server/vol" --as ublk
 [ "$(paths)" = "[{\"path\":\"127.0.0.1:$port\",\"weight\":100}]" ] || fail "it begins with $(paths)"
 session_is '.policy == "adaptive" and .dead_after_ms == 10000'
 unmap "$node"
