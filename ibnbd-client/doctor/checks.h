@@ -55,6 +55,8 @@ class DoctorHost {
   // Opens a device with libibverbs.  kNotFound: it has no driver for it; kUnimplemented: this build
   // has no RDMA.
   virtual absl::StatusOr<std::vector<VerbsPort>> TryDevice(const std::string& device) = 0;
+  // Whether the kernel says that no connection can be made over it (RdmaLinks::CannotConnect).
+  virtual absl::StatusOr<bool> CannotConnect(const std::string& device) = 0;
   virtual absl::StatusOr<std::string> Resolve(const Uri& uri) = 0;  // A numeric address.
   virtual absl::StatusOr<Route> RouteTo(const std::string& address) = 0;
   // A session, a ping, and the export if the URI names one (read-only): says how it went.

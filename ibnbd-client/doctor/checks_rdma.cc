@@ -211,6 +211,20 @@ void CheckMtu(DoctorHost& host, const PortLook& look, std::uint32_t active, Find
   findings.push_back(std::move(finding));
 }
 
+// Nothing is said where it is well, or not to be seen (older kernels, ordinary users).
+void CheckConnecting(DoctorHost& host, const RdmaDevice& device, Findings& findings) {
+  if (!host.CannotConnect(device.name).value_or(false)) return;
+  Finding finding{"connecting", device.name, Verdict::kProblem,
+                  "its queue pair for making connections is in error and stays so: every connect "
+                  "times out (Soft-RoCE: the link went down at the wrong moment)",
+                  "rdma link delete " + device.name};
+  if (!device.soft_netdev.empty()) {
+    finding.fix = absl::StrCat("ibnbd-client softroce remove ", device.name,
+                               "; ibnbd-client softroce add ", device.soft_netdev);
+  }
+  findings.push_back(std::move(finding));
+}
+
 void CheckDevice(DoctorHost& host, const RdmaDevice& device, Verdict if_bad, Findings& findings) {
   CheckUverbs(host, device, findings);
   const auto opened = host.TryDevice(device.name);
@@ -225,6 +239,7 @@ void CheckDevice(DoctorHost& host, const RdmaDevice& device, Verdict if_bad, Fin
     findings.push_back({"driver", device.name, Verdict::kOk,
                         device.soft_netdev.empty() ? "opened" : "opened, Soft-RoCE", ""});
   }
+  CheckConnecting(host, device, findings);
   for (const RdmaPort& port : device.ports) {
     const PortLook look{device, port, if_bad};
     CheckState(look, findings);

@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "ibnbd-client/api.h"
 #include "ibnbd-client/doctor/doctor.h"
+#include "ibnbd-client/softroce/rdma_netlink.h"
 #include "ibnbd-client/text.h"
 
 namespace ibnbd::client {
@@ -56,6 +57,7 @@ class RealDoctorHost final : public DoctorHost {
   absl::StatusOr<std::vector<VerbsPort>> TryDevice(const std::string& device) override {
     return OpenVerbsDevice(device);
   }
+  absl::StatusOr<bool> CannotConnect(const std::string& device) override;
   absl::StatusOr<std::string> Resolve(const Uri& uri) override;
   absl::StatusOr<Route> RouteTo(const std::string& address) override;
   absl::StatusOr<std::string> TrySession(const Uri& uri, std::uint32_t timeout_ms) override;
@@ -69,6 +71,15 @@ int RealDoctorHost::TryIoUring() {
   const int error = io_uring_queue_init(4, &ring, 0);
   if (error == 0) io_uring_queue_exit(&ring);
   return error;
+}
+
+absl::StatusOr<bool> RealDoctorHost::CannotConnect(const std::string& device) {
+  const std::unique_ptr<RdmaLinks> links = KernelRdmaLinks();
+  ASSIGN_OR_RETURN(const std::vector<RdmaLink> all, links->List());
+  for (const RdmaLink& link : all) {
+    if (link.device == device) return links->CannotConnect(link.device_index);
+  }
+  return absl::NotFoundError(absl::StrCat("there is no RDMA device ", device));
 }
 
 absl::StatusOr<std::string> RealDoctorHost::Resolve(const Uri& uri) {

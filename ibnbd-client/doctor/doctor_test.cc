@@ -60,6 +60,9 @@ class FakeMachine final : public DoctorHost {
     if (!device_status.ok()) return device_status;
     return std::vector<VerbsPort>{{1, mtus[device]}};
   }
+  absl::StatusOr<bool> CannotConnect(const std::string& device) override {
+    return device == device_that_cannot_connect;
+  }
   absl::StatusOr<std::string> Resolve(const Uri& uri) override {
     if (!resolve_status.ok()) return resolve_status;
     return uri.host;
@@ -92,7 +95,7 @@ class FakeMachine final : public DoctorHost {
   std::set<std::string> forbidden;
   std::map<std::string, std::uint32_t> mtus;
   absl::Status device_status, resolve_status, session_status;
-  std::string source = "10.77.0.1", netdev = "eth0";
+  std::string source = "10.77.0.1", netdev = "eth0", device_that_cannot_connect;
   int io_uring_error = 0, sessions = 0;
 };
 
@@ -293,6 +296,13 @@ TEST(CheckAddresses, LinkLocalAndRoceV1AreNotEnough) {
   ExpectProblem(machine.Look("address", ""), "only RoCE v1", "dev eth0");
   machine.fake.SetGid("rxe0", 2, "fd77:0000:0000:0000:0000:0000:0000:0001", "eth0");
   EXPECT_EQ(machine.Look("address", "").text, "fd77::1");
+}
+
+TEST(CheckConnecting, ADeviceThatCannotConnectAnyMoreIsMadeAnew) {
+  FakeMachine machine;
+  machine.device_that_cannot_connect = "rxe0";
+  ExpectProblem(machine.Look("connecting", ""), "every connect times out",
+                "softroce remove rxe0; ibnbd-client softroce add eth0");
 }
 
 TEST(CheckMtu, ComparesWithTheNetworkDevice) {

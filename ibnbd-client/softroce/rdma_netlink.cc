@@ -22,6 +22,8 @@ namespace {
 
 // enum ib_port_state of the kernel.
 constexpr const char* kStates[] = {"NOP", "DOWN", "INIT", "ARMED", "ACTIVE", "ACTIVE_DEFER"};
+constexpr std::uint8_t kServicesType = 1;           // IB_QPT_GSI of the kernel.
+constexpr std::uint8_t kErrorState = 6;             // IB_QPS_ERR.
 constexpr int kTableMax = RDMA_NLDEV_ATTR_RES_CTX;  // The largest attribute that is looked at.
 constexpr std::size_t kNameMax = 63;                // IB_DEVICE_NAME_MAX less the zero.
 
@@ -148,6 +150,7 @@ absl::Status ParseAttributes(std::span<const std::byte> bytes, int command, nlat
   policy[RDMA_NLDEV_ATTR_NDEV_NAME].type = NLA_STRING;
   policy[RDMA_NLDEV_ATTR_RES_SUMMARY].type = NLA_NESTED;
   policy[RDMA_NLDEV_ATTR_RES_CTX].type = NLA_NESTED;
+  policy[RDMA_NLDEV_ATTR_RES_QP].type = NLA_NESTED;
   if (const int error = nlmsg_parse(header, 0, tb, kTableMax, policy); error < 0) {
     return absl::DataLossError(absl::StrCat("a message that is damaged: ", nl_geterror(error)));
   }
@@ -192,6 +195,7 @@ class NetlinkRdmaLinks final : public RdmaLinks {
   absl::Status AddSoftRoce(const std::string& device, const std::string& netdev) override;
   absl::Status Remove(std::uint32_t device_index) override;
   absl::StatusOr<RdmaUsers> Users(std::uint32_t device_index) override;
+  absl::StatusOr<bool> CannotConnect(std::uint32_t device_index) override;
 };
 
 absl::StatusOr<Message> MessageAbout(std::uint32_t device_index, int command, int flags) {
@@ -273,6 +277,19 @@ absl::StatusOr<RdmaUsers> NetlinkRdmaLinks::Users(std::uint32_t device_index) {
   return users;
 }
 
+absl::StatusOr<bool> NetlinkRdmaLinks::CannotConnect(std::uint32_t device_index) {
+  bool failed = false;
+  ASSIGN_OR_RETURN(const Message pairs, MessageAbout(device_index, RDMA_NLDEV_CMD_RES_QP_GET,
+                                                     NLM_F_REQUEST | NLM_F_DUMP));
+  RETURN_IF_ERROR(Exchange(pairs.get(), "list the queue pairs of an RDMA device",
+                           [&failed](std::span<const std::byte> message) {
+                             ASSIGN_OR_RETURN(const bool here, ParseServicesFailed(message));
+                             failed = failed || here;
+                             return absl::OkStatus();
+                           }));
+  return failed;
+}
+
 }  // namespace
 
 const char* LinkStateText(std::uint8_t state) {
@@ -325,6 +342,26 @@ absl::StatusOr<std::vector<std::uint32_t>> ParseContextPids(std::span<const std:
                                  if (pid != nullptr) pids.push_back(nla_get_u32(pid));
                                }));
   return pids;
+}
+
+absl::StatusOr<bool> ParseServicesFailed(std::span<const std::byte> message) {
+  nlattr* tb[kTableMax + 1] = {};
+  RETURN_IF_ERROR(ParseAttributes(message, RDMA_NLDEV_CMD_RES_QP_GET, tb));
+  bool failed = false;
+  const nlattr* table = tb[RDMA_NLDEV_ATTR_RES_QP];
+  if (table == nullptr) return failed;
+  nla_policy policy[kTableMax + 1] = {};
+  policy[RDMA_NLDEV_ATTR_RES_TYPE].type = NLA_U8;
+  policy[RDMA_NLDEV_ATTR_RES_STATE].type = NLA_U8;
+  RETURN_IF_ERROR(ForEachEntry(table, RDMA_NLDEV_ATTR_RES_QP_ENTRY, RDMA_NLDEV_ATTR_RES_STATE,
+                               policy, [&failed](nlattr** entry) {
+                                 const nlattr* type = entry[RDMA_NLDEV_ATTR_RES_TYPE];
+                                 const nlattr* state = entry[RDMA_NLDEV_ATTR_RES_STATE];
+                                 if (type == nullptr || state == nullptr) return;
+                                 failed = failed || (nla_get_u8(type) == kServicesType &&
+                                                     nla_get_u8(state) == kErrorState);
+                               }));
+  return failed;
 }
 
 bool IsDeviceName(const std::string& name) {

@@ -45,6 +45,9 @@ class RdmaLinks {
   // signals.
   virtual absl::Status Remove(std::uint32_t device_index) = 0;
   virtual absl::StatusOr<RdmaUsers> Users(std::uint32_t device_index) = 0;
+  // Whether the device's own queue pair, over which connections are made, is in error, which ends
+  // only with the device.  Soft-RoCE comes to it when its link goes down at the wrong moment.
+  virtual absl::StatusOr<bool> CannotConnect(std::uint32_t device_index) = 0;
 };
 
 inline constexpr int kAnswerSeconds = 20;
@@ -59,6 +62,8 @@ absl::StatusOr<RdmaLink> ParsePort(std::span<const std::byte> message);
 absl::StatusOr<std::uint64_t> ParseContextCount(std::span<const std::byte> message);
 // RDMA_NLDEV_CMD_RES_CTX_GET: whose they are.
 absl::StatusOr<std::vector<std::uint32_t>> ParseContextPids(std::span<const std::byte> message);
+// RDMA_NLDEV_CMD_RES_QP_GET: whether that for general services (GSI) is among them, and in error.
+absl::StatusOr<bool> ParseServicesFailed(std::span<const std::byte> message);
 
 // 1 to 63 letters, digits, and - _ . : inside; what every kernel takes and every file system shows.
 bool IsDeviceName(const std::string& name);

@@ -32,6 +32,9 @@ class Bytes {
   Bytes& U32(std::uint16_t type, std::uint32_t value) {
     return Attribute(type, std::string(reinterpret_cast<const char*>(&value), sizeof value));
   }
+  Bytes& U8(std::uint16_t type, std::uint8_t value) {
+    return Attribute(type, std::string(1, static_cast<char>(value)));
+  }
   Bytes& Text(std::uint16_t type, const std::string& text) {
     return Attribute(type, text + std::string(1, '\0'));
   }
@@ -126,6 +129,7 @@ TEST(ParsePort, RefusesALengthThatIsNotThatOfTheMessage) {
 }
 
 constexpr std::uint16_t kSummaryType = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_RES_GET);
+constexpr std::uint16_t kQueuePairType = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_RES_QP_GET);
 constexpr std::uint16_t kContextType = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, RDMA_NLDEV_CMD_RES_CTX_GET);
 constexpr std::uint16_t kNested = 0x8000;
 
@@ -180,6 +184,31 @@ TEST(ParseContexts, RefusesEntriesThatAreTooShort) {
   table.Attribute(RDMA_NLDEV_ATTR_RES_CTX_ENTRY | kNested, Inner(entry));
   bytes.Attribute(RDMA_NLDEV_ATTR_RES_CTX | kNested, Inner(table));
   EXPECT_FALSE(ParseContextPids(bytes.get()).ok());
+}
+
+// Two queue pairs: an ordinary one, and the device's own.
+Bytes QueuePairs(std::uint8_t ordinary, std::uint8_t own) {
+  Bytes table(0), bytes(kQueuePairType);
+  for (const auto& [type, state] : {std::pair{2, ordinary}, std::pair{1, own}}) {
+    Bytes entry(0);
+    entry.U8(RDMA_NLDEV_ATTR_RES_TYPE, static_cast<std::uint8_t>(type))
+        .U8(RDMA_NLDEV_ATTR_RES_STATE, state);
+    table.Attribute(RDMA_NLDEV_ATTR_RES_QP_ENTRY | kNested, Inner(entry));
+  }
+  bytes.Attribute(RDMA_NLDEV_ATTR_RES_QP | kNested, Inner(table));
+  return bytes;
+}
+
+TEST(ParseServicesFailed, LooksAtTheDevicesOwnQueuePairOnly) {
+  EXPECT_TRUE(ParseServicesFailed(QueuePairs(3, 6).get()).value_or(false));
+  EXPECT_FALSE(ParseServicesFailed(QueuePairs(6, 3).get()).value_or(true));
+  EXPECT_FALSE(ParseServicesFailed(Bytes(kQueuePairType).U32(1, 0).get()).value_or(true));
+  EXPECT_FALSE(ParseServicesFailed(GoodContexts().get()).ok());
+  Bytes entry(0), table(0), bytes(kQueuePairType);
+  entry.Attribute(RDMA_NLDEV_ATTR_RES_STATE, "");
+  table.Attribute(RDMA_NLDEV_ATTR_RES_QP_ENTRY | kNested, Inner(entry));
+  bytes.Attribute(RDMA_NLDEV_ATTR_RES_QP | kNested, Inner(table));
+  EXPECT_FALSE(ParseServicesFailed(bytes.get()).ok());
 }
 
 TEST(ParseContexts, SurvivesFlippedBytesAndShortenedMessages) {

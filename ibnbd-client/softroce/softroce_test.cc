@@ -62,6 +62,7 @@ class FakeHost final : public SoftRoceHost, public RdmaLinks {
     return absl::OkStatus();
   }
   absl::StatusOr<RdmaUsers> Users(std::uint32_t) override { return users; }
+  absl::StatusOr<bool> CannotConnect(std::uint32_t) override { return false; }
   void AddLink(const std::string& device, const std::string& netdev, bool is_soft) {
     soft = device;
     fake.AddRdmaDevice(device, is_soft ? netdev : "");
