@@ -19,6 +19,7 @@
 struct engine_options {
   void *pad; /* fio takes an option at offset 0 for none. */
   char *uri;
+  char *paths;
   unsigned int fail_after;
 };
 
@@ -31,6 +32,15 @@ static struct fio_option options[] = {
     .group = FIO_OPT_G_INVALID,
     .type = FIO_OPT_STR_STORE,
     .off1 = offsetof(struct engine_options, uri),
+  },
+  {
+    .name = "paths",
+    .lname = "paths",
+    .help = "More ways to the server: [SRC@]DST[:PORT], separated by spaces",
+    .category = FIO_OPT_C_ENGINE,
+    .group = FIO_OPT_G_INVALID,
+    .type = FIO_OPT_STR_STORE,
+    .off1 = offsetof(struct engine_options, paths),
   },
   {
     .name = "fail_after",
@@ -79,6 +89,7 @@ static int open_volume(struct thread_data *td, int to_write, ibnbd_session **ses
   }
   session_options.flags = IBNBD_SESSION_ONE_THREAD;
   session_options.io_depth_max = td->o.iodepth + 1;
+  session_options.paths = options_given->paths;
   if (ibnbd_session_open(options_given->uri, &session_options, session)) {
     report("connect");
     return 1;
