@@ -91,6 +91,7 @@ class ClientLane final : private PortClient {
     bool pinned = false;
     std::uint8_t path = 0;  // Of the connection, also when that is drained.
     int error = 0;
+    std::uint32_t load = 0;  // Of the path, when it was posted.
     std::int64_t posted_ns = 0;
   };
 

@@ -111,7 +111,7 @@ void ClientLane::PostOn(ClientConnection& connection, ClientRequest& request, st
   slot.pinned = pinned;
   slot.send_pending = !request.is_read && !request.data.empty();
   slot.posted_ns = port_.reactor().now_ns();
-  if (!pinned) policy_.OnPosted(connection.path(), WorkOf(request), slot.posted_ns);
+  if (!pinned) slot.load = policy_.OnPosted(connection.path(), WorkOf(request), slot.posted_ns);
   AddTo<std::uint32_t>(connection.mutable_counters().inflight, 1);
   connection.AddRequest(request, chunk, local);
 }
@@ -145,7 +145,7 @@ void ClientLane::LeaveConnection(Slot& slot, bool is_answer) {
     return;
   }
   const std::int64_t estimate_ns =
-      policy_.OnAnswered(slot.path, work, slot.posted_ns, port_.reactor().now_ns());
+      policy_.OnAnswered(slot.path, work, slot.load, slot.posted_ns, port_.reactor().now_ns());
   counters.estimate_ns.store(estimate_ns, std::memory_order_relaxed);
   AddTo<std::uint64_t>(work.is_read ? counters.reads : counters.writes, 1);
   AddTo<std::uint64_t>(counters.bytes, work.byte_count);

@@ -14,6 +14,13 @@ constexpr std::int64_t kStallFactor = 8;
 constexpr std::int64_t kSlowPercent = 200;
 constexpr std::int64_t kWellPercent = 150;
 constexpr std::uint64_t kMinLatencyTry = 64;  // One pick in so many goes to another path.
+// Slowness is in sixteenths.  Estimates that differ by less than this are the same.
+constexpr std::uint64_t kNotSlow = 16;
+constexpr std::uint64_t kSlownessMax = 64 * kNotSlow;
+constexpr std::int64_t kEqualSlackNs = 5'000;
+// A path that harmed one request for some time is left alone for several times that,
+constexpr std::int64_t kProbationFactor = 5;
+constexpr std::int64_t kProbePauseFactor = 100;  // and probed with a hundredth of the time.
 
 }  // namespace
 
@@ -59,7 +66,7 @@ int PathPolicy::Pick(std::uint32_t candidates, const PathWork& work, std::int64_
     case PathPolicyKind::kAdaptive:
       break;
   }
-  return PickAdaptive(mask, CostOf(work), now_ns);
+  return PickAdaptive(mask, work, now_ns);
 }
 
 // Smooth weighted round-robin: everybody earns its weight, the richest pays for all.
@@ -112,30 +119,75 @@ int PathPolicy::PickMinLatency(std::uint32_t mask, std::size_t work_class) {
   return best;
 }
 
-int PathPolicy::PickAdaptive(std::uint32_t mask, std::uint64_t cost, std::int64_t now_ns) {
+// Who would be done first, as far as one knows.
+int PathPolicy::PickSoonest(std::uint32_t mask, std::uint64_t cost, std::size_t work_class) {
+  std::int64_t best_ns = 0;
+  for (std::uint32_t i = 0; i < kClientPathsMax; ++i) {
+    const Estimate& estimate = paths_[i].estimates[work_class];
+    if (!Has(mask, i) || estimate.samples < kSamplesMin) continue;
+    if (best_ns == 0 || estimate.unit_ns < best_ns) best_ns = estimate.unit_ns;
+  }
+  int best = -1;
+  std::uint64_t best_work = 0, best_weight = 1;
+  for (std::uint32_t n = 1; n <= kClientPathsMax; ++n) {
+    const std::uint32_t i = (turn_ + n) % kClientPathsMax;
+    if (!Has(mask, i)) continue;
+    const std::uint64_t work =
+        (paths_[i].inflight_cost + cost) * Slowness(paths_[i], work_class, best_ns);
+    const std::uint64_t weight = std::max<std::uint32_t>(paths_[i].weight, 1);
+    if (best < 0 || work * best_weight < best_work * weight) {
+      best = static_cast<int>(i);
+      best_work = work;
+      best_weight = weight;
+    }
+  }
+  turn_ = static_cast<std::uint32_t>(best);
+  return best;
+}
+
+std::uint64_t PathPolicy::Slowness(const Path& path, std::size_t work_class,
+                                   std::int64_t best_ns) const {
+  const Estimate& mine = path.estimates[work_class];
+  if (mine.samples < kSamplesMin || mine.unit_ns <= best_ns + best_ns / 8 + kEqualSlackNs) {
+    return kNotSlow;
+  }
+  return std::min(
+      kNotSlow * static_cast<std::uint64_t>(mine.unit_ns) / static_cast<std::uint64_t>(best_ns),
+      kSlownessMax);
+}
+
+int PathPolicy::PickAdaptive(std::uint32_t mask, const PathWork& work, std::int64_t now_ns) {
+  const std::size_t work_class = ClassOf(work);
   std::uint32_t good = 0;
-  int probe = -1;
+  int picked = -1;
   for (std::uint32_t i = 0; i < kClientPathsMax; ++i) {
     if (!Has(mask, i)) continue;
     Path& path = paths_[i];
-    if (!path.drained && IsStalled(path, now_ns)) Drain(path, now_ns);
+    if (!path.drained && IsStalled(path, now_ns)) Drain(path, now_ns - path.sign_ns, now_ns);
     if (path.drained && now_ns >= path.until_ns) TryReturn(path, now_ns);
-    if (!path.drained) {
-      good |= 1u << i;
-    } else if (probe < 0 && WantsProbe(path, now_ns)) {
-      probe = static_cast<int>(i);
-    }
+    if (!path.drained) good |= 1u << i;
+    if (picked < 0 && WantsProbe(path, work_class, now_ns)) picked = static_cast<int>(i);
   }
-  if (good == 0) return PickMinInflight(mask, cost);  // All are ill alike.
-  if (probe < 0) return PickMinInflight(good, cost);
-  Path& path = paths_[static_cast<std::size_t>(probe)];
-  path.next_probe_ns = now_ns + kProbePauseNs;
-  path.next_probe_pick = picks_ + kPicksPerProbe;
-  return probe;
+  if (good == 0) {
+    picked = PickMinInflight(mask, CostOf(work));  // All are ill alike.
+  } else if (picked < 0) {
+    picked = PickSoonest(good, CostOf(work), work_class);
+  } else {
+    Path& path = paths_[static_cast<std::size_t>(picked)];
+    path.next_probe_ns = now_ns + (path.drained ? path.probe_pause_ns : kProbePauseNsMin);
+    path.next_probe_pick = picks_ + kPicksPerProbe;
+  }
+  paths_[static_cast<std::size_t>(picked)].estimates[work_class].picked = picks_;
+  return picked;
 }
 
-bool PathPolicy::WantsProbe(const Path& path, std::int64_t now_ns) const {
-  return path.inflight == 0 && now_ns >= path.next_probe_ns && picks_ >= path.next_probe_pick;
+// One that is drained, or whose estimate of such work is old because it is used for other work, or
+// none.
+bool PathPolicy::WantsProbe(const Path& path, std::size_t work_class, std::int64_t now_ns) const {
+  if (now_ns < path.next_probe_ns || picks_ < path.next_probe_pick) return false;
+  if (path.drained) return path.inflight == 0;
+  const Estimate& estimate = path.estimates[work_class];
+  return estimate.samples >= kSamplesMin && picks_ >= estimate.picked + kPicksPerProbe;
 }
 
 bool PathPolicy::IsStalled(const Path& path, std::int64_t now_ns) const {
@@ -157,7 +209,12 @@ bool PathPolicy::IsSlow(const Path& path, std::size_t work_class, std::int64_t p
     if (&other == &path || !other.usable || other.drained) continue;
     const Estimate& theirs = other.estimates[work_class];
     if (theirs.samples < kSamplesMin) continue;
-    if (mine.ns > theirs.ns * percent / 100 + kSlowSlackNs) return true;
+    // A loaded path takes longer than one that is idle; one that is probed has nobody to share
+    // its delay with.
+    if (mine.ns > theirs.ns * percent / 100 + kSlowSlackNs &&
+        mine.unit_ns > theirs.unit_ns * percent / 100 + kSlowSlackNs) {
+      return true;
+    }
   }
   return false;
 }
@@ -169,15 +226,19 @@ bool PathPolicy::IsSlow(const Path& path, std::int64_t percent) const {
   return false;
 }
 
-void PathPolicy::Drain(Path& path, std::int64_t now_ns) {
+// `harm_ns`: what it cost the request that showed it.
+void PathPolicy::Drain(Path& path, std::int64_t harm_ns, std::int64_t now_ns) {
   // Who was well for long enough begins again with the shortest time.
   const bool relapse =
       path.probation_ns > 0 &&
       now_ns - path.returned_ns < std::max(10 * path.probation_ns, kProbationNsMin);
-  path.probation_ns = relapse ? std::min(2 * path.probation_ns, kProbationNsMax) : kProbationNsMin;
+  path.probation_ns =
+      relapse ? std::min(2 * path.probation_ns, kProbationNsMax)
+              : std::clamp(kProbationFactor * harm_ns, kProbationNsMin, kProbationNsMax);
+  path.probe_pause_ns = std::clamp(kProbePauseFactor * harm_ns, kProbePauseNsMin, kProbePauseNsMax);
   path.drained = true;
   path.until_ns = now_ns + path.probation_ns;
-  path.next_probe_ns = now_ns + kProbePauseNs;
+  path.next_probe_ns = now_ns + path.probe_pause_ns;
   path.next_probe_pick = picks_ + kPicksPerProbe;
 }
 
@@ -188,13 +249,31 @@ void PathPolicy::TryReturn(Path& path, std::int64_t now_ns) {
   path.returned_ns = now_ns;
 }
 
-void PathPolicy::OnPosted(std::uint32_t index, const PathWork& work, std::int64_t now_ns) {
+std::uint32_t PathPolicy::OnPosted(std::uint32_t index, const PathWork& work, std::int64_t now_ns) {
   Path& path = paths_[index];
   if (path.inflight++ == 0) path.sign_ns = now_ns;
-  path.inflight_cost += CostOf(work);
+  const std::uint64_t cost = CostOf(work);
+  path.inflight_cost += cost;
+  return static_cast<std::uint32_t>(path.inflight_cost / cost);
 }
 
-std::int64_t PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work,
+void PathPolicy::Learn(Estimate& estimate, std::int64_t ns, std::int64_t unit_ns) {
+  if (estimate.samples == 0) {
+    estimate.ns = ns;
+    estimate.unit_ns = unit_ns;
+    estimate.samples = 1;
+    return;
+  }
+  // One outlier moves little; a few in a row move all the more.
+  const auto learn = [](std::int64_t& average, std::int64_t sample) {
+    average += (std::min(sample, 4 * average + 2 * kSlowSlackNs) - average) / 8;
+  };
+  learn(estimate.ns, ns);
+  learn(estimate.unit_ns, unit_ns);
+  if (estimate.samples < kSamplesMin) ++estimate.samples;
+}
+
+std::int64_t PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work, std::uint32_t load,
                                     std::int64_t posted_ns, std::int64_t now_ns) {
   OnLost(index, work);
   Path& path = paths_[index];
@@ -202,17 +281,14 @@ std::int64_t PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work,
   const std::size_t work_class = ClassOf(work);
   Estimate& estimate = path.estimates[work_class];
   const std::int64_t ns = std::max<std::int64_t>(now_ns - posted_ns, 1);
-  if (estimate.samples == 0) {
-    estimate = {ns, 1};
-  } else {
-    // One outlier moves little; a few in a row move all the more.
-    const std::int64_t clipped = std::min(ns, 4 * estimate.ns + 2 * kSlowSlackNs);
-    estimate.ns += (clipped - estimate.ns) / 8;
-    if (estimate.samples < kSamplesMin) ++estimate.samples;
-  }
-  if (usable_count_ > 1 && kind_ == PathPolicyKind::kAdaptive && !path.drained &&
-      IsSlow(path, work_class, kSlowPercent)) {
-    Drain(path, now_ns);
+  Learn(estimate, ns, std::max<std::int64_t>(ns / std::max(load, 1u), 1));
+  if (path.drained) {
+    path.probe_pause_ns = std::clamp(std::max(path.probe_pause_ns / 2, kProbePauseFactor * ns),
+                                     kProbePauseNsMin, kProbePauseNsMax);
+    path.next_probe_ns = now_ns + path.probe_pause_ns;
+  } else if (usable_count_ > 1 && kind_ == PathPolicyKind::kAdaptive &&
+             IsSlow(path, work_class, kSlowPercent)) {
+    Drain(path, ns, now_ns);
   }
   return estimate.ns;
 }

@@ -3,8 +3,10 @@
 // time for each request.
 #include "rtrs/path_policy.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <deque>
 
 #include "gtest/gtest.h"
 
@@ -31,13 +33,43 @@ class PathPolicyTest : public ::testing::Test {
     for (int i = 0; i < count; ++i) {
       const std::uint32_t path = Pick();
       ++picks[path];
-      policy.OnPosted(path, kRead4K, now);
+      const std::uint32_t load = policy.OnPosted(path, kRead4K, now);
       const std::int64_t posted = now;
       now += service[path];
-      policy.OnAnswered(path, kRead4K, posted, now);
+      policy.OnAnswered(path, kRead4K, load, posted, now);
+    }
+  }
+  // As many as `depth` at once; each path serves one after the other.
+  void RunMany(int depth, int count) {
+    struct Request {
+      std::int64_t posted, done;
+      std::uint32_t load;
+    };
+    std::array<std::deque<Request>, 2> queues;
+    const auto submit = [&] {
+      const std::uint32_t path = Pick();
+      ++picks[path];
+      const std::uint32_t load = policy.OnPosted(path, kRead4K, now);
+      const std::int64_t begins = queues[path].empty() ? now : queues[path].back().done;
+      queues[path].push_back({now, begins + service[path], load});
+    };
+    for (int i = 0; i < depth; ++i) submit();
+    for (int i = 0; i < count; ++i) {
+      const std::uint32_t path =
+          queues[0].empty() ||
+                  (!queues[1].empty() && queues[1].front().done < queues[0].front().done)
+              ? 1
+              : 0;
+      const Request request = queues[path].front();
+      queues[path].pop_front();
+      now = request.done;
+      policy.OnAnswered(path, kRead4K, request.load, request.posted, now);
+      if (i > count / 10) longest_ns = std::max(longest_ns, now - request.posted);
+      if (i < count - depth) submit();
     }
   }
   PathPolicy policy;
+  std::int64_t longest_ns = 0;
   std::uint32_t mask = 0;
   std::int64_t now = 1'000 * kMs;
   std::array<std::int64_t, kClientPathsMax> service{};
@@ -169,7 +201,7 @@ TEST_F(PathPolicyTest, AStalledPathGetsNothingBeforeItAnswers) {
     }
     policy.OnPosted(0, kRead4K, now);
     now += 100 * kUs;
-    policy.OnAnswered(0, kRead4K, now - 100 * kUs, now);
+    policy.OnAnswered(0, kRead4K, 1, now - 100 * kUs, now);
   }
   EXPECT_LE(last, 6);  // Noticed after 5 ms.
   EXPECT_TRUE(policy.drained(1));
@@ -180,8 +212,89 @@ TEST_F(PathPolicyTest, OneOutlierIsForgiven) {
   service.fill(100 * kUs);
   RunOneByOne(500);
   policy.OnPosted(1, kRead4K, now);
-  policy.OnAnswered(1, kRead4K, now - 4 * kMs, now);
+  policy.OnAnswered(1, kRead4K, 1, now - 4 * kMs, now);
   EXPECT_FALSE(policy.drained(1));
+}
+
+TEST_F(PathPolicyTest, ARequestThatIsAloneTakesTheFasterPath) {
+  Use(2);
+  service = {100 * kUs, 180 * kUs};
+  RunOneByOne(200);
+  picks = {};
+  RunOneByOne(20'000);
+  EXPECT_FALSE(policy.drained(1));
+  EXPECT_GT(picks[1], 10);  // It is looked at now and then,
+  EXPECT_LT(picks[1], 20'000 / 128);
+  service[1] = 60 * kUs;  // so that it is seen when that changes.
+  RunOneByOne(20'000);
+  picks = {};
+  RunOneByOne(1000);
+  EXPECT_GT(picks[1], 950);
+}
+
+TEST_F(PathPolicyTest, ASlowerPathTakesItsShareOfManyRequests) {
+  Use(2);
+  service = {100 * kUs, 200 * kUs};
+  const std::int64_t begun = now;
+  RunMany(32, 20'000);
+  EXPECT_FALSE(policy.drained(1));
+  EXPECT_NEAR(picks[0], 2 * picks[1], picks[1] / 5);
+  EXPECT_LT(now - begun, 20'000 * 70 * kUs);  // Both have always been busy.
+  EXPECT_LT(longest_ns, 32 * 100 * kUs);      // No worse than the faster path alone.
+}
+
+TEST_F(PathPolicyTest, APathThatJoinsABusyOneDoesNotMakeItLookSlow) {
+  Use(1);
+  service.fill(100 * kUs);
+  RunMany(32, 2000);
+  policy.Add(1);
+  mask = 3;
+  picks = {};
+  const std::int64_t begun = now;
+  RunMany(32, 5000);
+  EXPECT_FALSE(policy.drained(0));
+  EXPECT_FALSE(policy.drained(1));
+  EXPECT_NEAR(picks[0], picks[1], 500);
+  EXPECT_LT(now - begun, 5000 * 55 * kUs);
+}
+
+TEST_F(PathPolicyTest, APathThatLosesPacketsGetsLittleThoughMostOfItsAnswersAreFast) {
+  Use(2);
+  service.fill(100 * kUs);
+  RunOneByOne(200);
+  int lost = 0;
+  picks = {};
+  for (int i = 0; i < 20'000; ++i) {
+    const int before = picks[1];
+    service[1] = before % 40 == 20 ? 200 * kMs : 100 * kUs;  // Sent again when a timer has expired.
+    RunOneByOne(1);
+    if (service[1] > kMs && picks[1] != before) ++lost;
+  }
+  EXPECT_GT(lost, 1);
+  EXPECT_LT(lost, 20);  // 250 of them, if both paths were used alike.
+}
+
+TEST_F(PathPolicyTest, WhatHitsAllPathsAlikeIsNoFaultOfOne) {
+  Use(2);
+  for (int i = 0; i < 5000; ++i) {
+    service.fill(i % 50 == 49 ? 50 * kMs : 100 * kUs);
+    RunOneByOne(1);
+    ASSERT_FALSE(policy.drained(0) && policy.drained(1));
+  }
+  EXPECT_GT(picks[0], 1500);
+  EXPECT_GT(picks[1], 1500);
+}
+
+TEST_F(PathPolicyTest, ProbesOfAnIllPathTakeLittleOfTheTime) {
+  Use(2);
+  service = {100 * kUs, 30 * kMs};
+  RunOneByOne(600);
+  ASSERT_TRUE(policy.drained(1));
+  picks = {};
+  const std::int64_t begun = now;
+  RunOneByOne(200'000);
+  EXPECT_GT(picks[1], 2);
+  EXPECT_LT(picks[1] * service[1], (now - begun) / 50);
 }
 
 TEST_F(PathPolicyTest, LargeRequestsDoNotMakeAPathLookSlow) {
@@ -191,7 +304,7 @@ TEST_F(PathPolicyTest, LargeRequestsDoNotMakeAPathLookSlow) {
   const PathWork large{128 << 10, true};
   for (int i = 0; i < 50; ++i) {
     policy.OnPosted(1, large, now);
-    policy.OnAnswered(1, large, now - 2 * kMs, now);
+    policy.OnAnswered(1, large, 1, now - 2 * kMs, now);
   }
   EXPECT_FALSE(policy.drained(1));
 }
