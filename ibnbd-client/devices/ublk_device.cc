@@ -232,8 +232,11 @@ void UblkDevice::GiveUp() {
     if (started_) Abandon();
     return;
   }
-  const absl::Status status =
-      !started_ ? (char_device_.Reset(), control_->DeleteDevice(id_, kRemoveMs)) : Stop(kRemoveMs);
+  if (!started_) {  // Nothing of ours may refer to the device when it is deleted.
+    queues_.clear();
+    char_device_.Reset();
+  }
+  const absl::Status status = started_ ? Stop(kRemoveMs) : control_->DeleteDevice(id_, kRemoveMs);
   if (status.ok()) return;
   LOG_ERROR(status.message());
   Abandon();

@@ -68,7 +68,8 @@ bool Write(int fd, const Mark& mark) {
 VolumeMark VolumeMark::Open(int fd, bool writable, const std::string& path) {
   VolumeMark self;
   if (!IsTrusted(fd)) return self;
-  Mark mark = Read(fd).value_or(Mark());
+  const std::optional<Mark> found = Read(fd);
+  Mark mark = found.value_or(Mark());
   struct stat st {};
   if (fstat(fd, &st) != 0) return self;
   const bool changed =
@@ -77,26 +78,29 @@ VolumeMark VolumeMark::Open(int fd, bool writable, const std::string& path) {
     mark.generation = mark.generation == 0xffff ? 1 : mark.generation + 1;
     LOG_WARN("volume ", path, ": somebody has written to it while no server had it: this is ",
              "generation ", mark.generation, " of its content, and another volume to clients that ",
-             "had the one before");
+             "had the one before; they wait for `ibnbd-client remap`");
   }
   self.generation_ = static_cast<std::uint16_t>(mark.generation);
-  if (!writable) return self;
-  mark.clean = false;
-  mark.seconds = mark.nanoseconds = 0;
-  self.kept_ = Write(fd, mark);
-  if (!self.kept_) {
-    // What is not known is not compared; a file that says it was closed would be.
-    const int error = errno;
-    (void)fremovexattr(fd, kName);
-    LOG_INFO("volume ", path, ": changes by others are not noticed: ",
-             std::string(ErrnoStatus(error, kName).message()));
-  }
+  self.writable_ = writable;
+  if (writable) self.NoteOpen(fd, found.has_value(), path);
   return self;
+}
+
+// A full disk may refuse it.  A mark that says "closed" would accuse us if we were killed, so it is
+// taken away; but not with a generation, without which the volume would be another one at once.
+void VolumeMark::NoteOpen(int fd, bool had_mark, const std::string& path) const {
+  if (Write(fd, {generation_, false, 0, 0})) return;
+  const std::string why(ErrnoStatus(errno, kName).message());
+  if (!had_mark || (generation_ == 0 && fremovexattr(fd, kName) == 0)) {
+    LOG_INFO("volume ", path, ": changes by others are not noticed: ", why);
+  } else {
+    LOG_WARN("volume ", path, ": is another volume to its clients if this server is killed: ", why);
+  }
 }
 
 void VolumeMark::Close(int fd) const {
   struct stat st {};
-  if (!kept_ || fstat(fd, &st) != 0) return;
+  if (!writable_ || fstat(fd, &st) != 0) return;
   (void)Write(fd, {generation_, true, st.st_mtim.tv_sec, st.st_mtim.tv_nsec});
 }
 

@@ -29,8 +29,10 @@ class VolumeMark {
   void Close(int fd) const;
 
  private:
+  void NoteOpen(int fd, bool had_mark, const std::string& path) const;
+
   std::uint16_t generation_ = 0;
-  bool kept_ = false;  // The file has it, and it is ours to change.
+  bool writable_ = false;  // The mark is ours to change.
 };
 
 }  // namespace ibnbd
