@@ -375,6 +375,21 @@ TEST_F(ClientPathsTest, WeightsShareTheIosAndWeightZeroIsForEmergencies) {
   EXPECT_FALSE(session().SetPathWeight(9, 1).ok());
 }
 
+TEST_F(ClientPathsTest, ANewPathDoesNotInheritTheWeightOfOneThatWasRemoved) {
+  Device* device = StartAndOpen();
+  ASSERT_TRUE(session().SetPathWeight(1, 0).ok());
+  absl::Status removed = absl::UnknownError("no answer");
+  session().RemovePath(1, [&](const absl::Status& status) { removed = status; });
+  ASSERT_TRUE(world_.RunUntil([&] { return removed.ok(); }, 10 * kNsPerSecond)) << removed;
+  ASSERT_TRUE(session().AddPath({Address(2)}).ok());
+  ASSERT_TRUE(AwaitUp(2));
+  EXPECT_EQ(session().paths()[1].weight, rtrs::kPathWeightDefault);
+  SubmitMany(*device, IoOp::kWrite, 100);
+  ASSERT_TRUE(AwaitAll());
+  ExpectAllOnceAndWell();
+  EXPECT_GE(IosOf(1), 40u);
+}
+
 TEST_F(ClientPathsTest, AServerThatRestartedIsOneSessionToAllPaths) {
   Device* device = StartAndOpen();
   FillPattern(client_.memory().first(100 * kIoSize), 7);

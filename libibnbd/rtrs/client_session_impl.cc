@@ -50,7 +50,8 @@ ClientPath& ClientSession::Impl::NewPath(const PathOptions& options) {
   paths_.push_back(std::make_unique<ClientPath>(options_, options, next_path_id_++, number,
                                                 session_uuid_, prng_.Fork(), lane_list_, reactor_,
                                                 *this));
-  if (options.weight != kPathWeightDefault) {
+  // The number may have been another path's, whose weight the lanes still know.
+  if (options.weight != kPathWeightDefault || state_ != State::kIdle) {
     PostToLanes(
         [number, weight = options.weight](ClientLane& lane) { lane.SetWeight(number, weight); });
   }
