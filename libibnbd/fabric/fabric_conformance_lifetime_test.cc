@@ -279,4 +279,24 @@ TEST_P(ConformanceTest, F12_DisconnectWhileConnectingEndsTheAttempt) {
   side(1).incoming.clear();
 }
 
+TEST_P(ConformanceTest, F12_AcceptingWhoHasGoneAwayFailsOrIsAConnectionThatEnds) {
+  ASSERT_NO_FATAL_FAILURE(Listen(1));
+  ASSERT_NO_FATAL_FAILURE(StartConnect());
+  ASSERT_TRUE(Until([&] { return !side(1).incoming.empty(); }));
+  end(0).Disconnect();
+  ASSERT_TRUE(Until([&] { return end(0).drained(); }));
+  ends_[0].reset();
+  Settle();
+  const Sge piece = Piece(1, 0, 64);
+  ReceiveRequest receive;
+  receive.cookie = 1;
+  receive.sges = {&piece, 1};
+  auto accepted = side(1).incoming.front()->Accept(
+      *side(1).poller, Options(kPassiveContext, {&receive, 1}), Bytes("yes"));
+  side(1).incoming.clear();
+  if (!accepted.ok()) return;
+  ends_[1] = *std::move(accepted);
+  EXPECT_TRUE(Until([&] { return side(1).Count(Kind::kDisconnected) == 1; }));
+}
+
 }  // namespace ibnbd::fabric

@@ -114,16 +114,26 @@ absl::StatusOr<std::unique_ptr<fabric::Connection>> VerbsConnection::StartPassiv
   RETURN_IF_ERROR(connection->CheckLimits(raw->verbs));
   RETURN_IF_ERROR(connection->Enter());
   RETURN_IF_ERROR(connection->CreateQueuePair());
-  if (const int error = connection->PostReceiveNow(options.receives)) {
-    return ErrnoStatus(error, "rdma: accept: post receives");
-  }
-  rdma_conn_param parameters = connection->Parameters(private_data);
   raw->context = static_cast<CmTarget*>(connection.get());
-  if (rdma_accept(raw, &parameters) != 0) return ErrnoStatus(errno, "rdma: accept");
+  if (absl::Status status = connection->Accept(options.receives, private_data); !status.ok()) {
+    connection->DestroyQueuePair();
+    return status;
+  }
   ShortenRnrTimer(connection->qp_);
   connection->state_ = State::kUp;
   connection->end_reported_ = connection->flushed_ = false;
   return connection;
+}
+
+// Fails also if the peer goes away just now.
+absl::Status VerbsConnection::Accept(std::span<const fabric::ReceiveRequest> receives,
+                                     std::span<const std::byte> private_data) {
+  if (const int error = PostReceiveNow(receives)) {
+    return ErrnoStatus(error, "rdma: accept: post receives");
+  }
+  rdma_conn_param parameters = Parameters(private_data);
+  if (rdma_accept(id_.get(), &parameters) != 0) return ErrnoStatus(errno, "rdma: accept");
+  return absl::OkStatus();
 }
 
 absl::Status VerbsConnection::CheckLimits(ibv_context* context) const {

@@ -87,6 +87,8 @@ class VerbsConnection final : public fabric::Connection, public CmTarget {
 
   VerbsConnection(VerbsPoller& poller, CmIdHandle id, const fabric::ConnectionOptions& options);
   absl::Status Enter();  // The poller's table.
+  absl::Status Accept(std::span<const fabric::ReceiveRequest> receives,
+                      std::span<const std::byte> private_data);
   absl::Status CheckLimits(ibv_context* context) const;
   absl::Status CreateQueuePair();
   absl::Status OnResolved(rdma_cm_event_type type);
