@@ -162,9 +162,16 @@ int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t we
   const absl::Status peer = session->fabric->AddPeer(options->server, source);
   if (!peer.ok()) return Fail(kCall, peer);
   options->weight = weight;
-  auto added = CallControl<std::uint32_t>(*session, kLocalAnswerNs, [&](auto done) {
-    done(ibnbd::capi::AddPath(session->client->session(), *options));
-  });
+  // By value: it may run after we have given up.  Then nobody knows the path, and it goes again.
+  auto added = CallControl<std::uint32_t>(
+      *session, kLocalAnswerNs,
+      [session, wanted = *options](auto done) {
+        done(ibnbd::capi::AddPath(session->client->session(), wanted));
+      },
+      [session](const absl::StatusOr<std::uint32_t>& late) {
+        if (!late.ok()) return;
+        session->client->session().RemovePath(*late, [](const absl::Status&) {});
+      });
   if (!added.ok()) return FailPath(kCall, added.status());
   if (id != nullptr) *id = *added;
   return Succeed();
