@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/text.h"
 #include "nbd-bridge/loss_policy.h"
@@ -55,6 +56,7 @@ constexpr std::uint32_t kTimeoutMsMax = 24 * 3600 * 1000;
 constexpr std::int64_t kFailAfterMsMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint32_t kQueueDepthMax = 4096;
 constexpr std::uint32_t kIndexMax = 1u << 20;
+constexpr std::uint32_t kDeadAfterMsMin = 1000;
 constexpr std::uint32_t kDeadAfterMsMax = 3'600'000;
 
 template <typename Table, typename Value>
@@ -103,6 +105,12 @@ class Fields {
     const auto number = MaybeNumber(key, 0, max);
     if (!number.has_value()) return std::nullopt;
     return static_cast<std::uint32_t>(*number);
+  }
+  // Of what the library takes: 0, the default, or no less than a second.
+  std::optional<std::uint32_t> MaybeDeadAfter(const char* key) {
+    const auto ms = MaybeNumber32(key, kDeadAfterMsMax);
+    if (ms.has_value() && *ms != 0 && *ms < kDeadAfterMsMin) Fault(key, "is out of range");
+    return ms;
   }
   std::optional<std::uint32_t> MaybePolicy(const char* key) {
     const std::string name = Text(key);
@@ -168,7 +176,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
   map.session_name = fields.Text("session_name");
   map.wishes.ways = {fields.Text("source"), fields.Text("paths")};
   map.wishes.policy = fields.MaybePolicy("policy");
-  map.wishes.dead_after_ms = fields.MaybeNumber32("dead_after_ms", kDeadAfterMsMax);
+  map.wishes.dead_after_ms = fields.MaybeDeadAfter("dead_after_ms");
   map.kind = fields.Choice("as", kKinds, DeviceKind::kUblk);
   map.access = fields.Choice("access", kAccesses, IBNBD_READ_WRITE);
   map.fail_after_ms = fields.Number("fail_after_ms", -1, -1, kFailAfterMsMax);
@@ -208,7 +216,7 @@ bool IsAboutAPath(Command command) {
 void SettingsFrom(Fields& fields, ControlRequest* request) {
   request->fail_after_ms = fields.MaybeNumber("fail_after_ms", -1, kFailAfterMsMax);
   request->policy = fields.MaybePolicy("policy");
-  request->dead_after_ms = fields.MaybeNumber32("dead_after_ms", kDeadAfterMsMax);
+  request->dead_after_ms = fields.MaybeDeadAfter("dead_after_ms");
   if (!request->fail_after_ms && !request->policy && !request->dead_after_ms) {
     fields.Fault("fail_after_ms", "is missing, and so are \"policy\" and \"dead_after_ms\"");
   }
@@ -395,8 +403,7 @@ absl::StatusOr<SessionRecord> SessionRecordFrom(const Json& json) {
   const auto server = ParseUri(fields.Text("server", true));
   record.key.name = fields.Text("name");
   record.settings.policy = fields.MaybePolicy("policy").value_or(IBNBD_POLICY_ADAPTIVE);
-  record.settings.dead_after_ms =
-      fields.MaybeNumber32("dead_after_ms", kDeadAfterMsMax).value_or(0);
+  record.settings.dead_after_ms = fields.MaybeDeadAfter("dead_after_ms").value_or(0);
   RETURN_IF_ERROR(fields.status());
   if (!server.ok()) return Annotate(server.status(), "state: a session");
   record.key = KeyOf(*server, record.key.name);
@@ -423,18 +430,32 @@ absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
   return record;
 }
 
-// Of the member `key`, if it is there or `required`.
-template <typename Record>
-absl::Status ReadRecords(const Json& object, const char* key, bool required,
-                         absl::StatusOr<Record> (*read)(const Json&), std::vector<Record>* into) {
-  const auto entries = object.find(key);
-  if (entries == object.end() && !required) return absl::OkStatus();
+absl::Status ReadDevices(const Json& object, std::vector<DeviceRecord>* into) {
+  const auto entries = object.find("devices");
   if (entries == object.end() || !entries->is_array()) {
-    return absl::InvalidArgumentError(absl::StrCat("state: no \"", key, "\""));
+    return absl::InvalidArgumentError("state: no \"devices\"");
   }
   for (const Json& entry : *entries) {
-    ASSIGN_OR_RETURN(Record record, read(entry));
+    ASSIGN_OR_RETURN(DeviceRecord record, DeviceRecordFrom(entry));
     into->push_back(std::move(record));
+  }
+  return absl::OkStatus();
+}
+
+// A daemon that knew none wrote none: their paths stand with the devices.  What cannot be read is
+// left out: its devices are better taken over by the way of their URI than not at all.
+absl::Status ReadSessions(const Json& object, std::vector<SessionRecord>* into) {
+  const auto entries = object.find("sessions");
+  if (entries == object.end()) return absl::OkStatus();
+  if (!entries->is_array()) return absl::InvalidArgumentError("state: no \"sessions\"");
+  for (const Json& entry : *entries) {
+    absl::StatusOr<SessionRecord> record = SessionRecordFrom(entry);
+    if (record.ok()) {
+      into->push_back(*std::move(record));
+      continue;
+    }
+    LOG_WARN("state: the settings of a session are lost, its paths are those of ",
+             "its devices' URIs: ", record.status().message());
   }
   return absl::OkStatus();
 }
@@ -471,10 +492,8 @@ absl::StatusOr<DaemonState> ParseState(const std::string& text) {
     fields.Fault("client_id", "is no hexadecimal number, or 0");
   }
   RETURN_IF_ERROR(fields.status());
-  RETURN_IF_ERROR(ReadRecords(object, "devices", true, DeviceRecordFrom, &state.records.devices));
-  // A daemon that knew none wrote none: their paths stand with the devices.
-  RETURN_IF_ERROR(
-      ReadRecords(object, "sessions", false, SessionRecordFrom, &state.records.sessions));
+  RETURN_IF_ERROR(ReadDevices(object, &state.records.devices));
+  RETURN_IF_ERROR(ReadSessions(object, &state.records.sessions));
   return state;
 }
 

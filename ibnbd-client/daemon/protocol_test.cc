@@ -120,6 +120,8 @@ TEST(ControlProtocol, RequestsAboutPathsAreReadAsTheyWereWritten) {
             "\"weight\" is out of range");
   EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x", "policy": "best"})"),
             "\"policy\" is \"best\", which is unknown");
+  EXPECT_EQ(ErrorOf(R"({"command": "set", "device": "x", "dead_after_ms": 999})"),
+            "\"dead_after_ms\" is out of range");
   EXPECT_TRUE(ParseRequest(R"({"command": "sessions"})").ok());
 }
 
@@ -243,6 +245,23 @@ TEST(StateFile, WhatADaemonWithoutSessionsWroteIsUnderstood) {
   EXPECT_TRUE(read->records.sessions.empty());
 }
 
+TEST(StateFile, ASessionThatCannotBeReadCostsItsSettingsAndNotTheDevices) {
+  for (const char* bad :
+       {"7", R"({"server": "tcp://h"})", R"({"server": "tcp://h", "paths": []})",
+        R"({"server": "tcp://h", "paths": [{"path": "a b"}]})",
+        R"({"server": "nowhere", "paths": [{"path": "a"}]})",
+        R"({"server": "tcp://h", "paths": [{"path": "a"}], "dead_after_ms": 999})",
+        R"({"server": "tcp://h", "paths": [{"path": "a", "weight": 1001}]})"}) {
+    const auto read = ParseState(std::string(R"({"version": 1, "client_id": "7",
+            "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v", "index": 0}], "sessions": [)") +
+                                 bad + R"(, {"server": "tcp://h", "paths": [{"path": "a"}]}]})");
+    ASSERT_TRUE(read.ok()) << bad << ": " << read.status();
+    EXPECT_EQ(read->records.devices.size(), 1U) << bad;
+    ASSERT_EQ(read->records.sessions.size(), 1U) << bad;
+    EXPECT_EQ(read->records.sessions[0].settings.paths[0].path, "a") << bad;
+  }
+}
+
 TEST(StateFile, WhatIsNotOursIsRefused) {
   for (
       const char* text :
@@ -252,15 +271,6 @@ TEST(StateFile, WhatIsNotOursIsRefused) {
        R"({"version": 1, "client_id": "7", "devices": {}})",
        R"({"version": 1, "client_id": "7", "devices": [7]})",
        R"({"version": 1, "client_id": "7", "devices": [], "sessions": 7})",
-       R"({"version": 1, "client_id": "7", "devices": [], "sessions": [{"server": "tcp://h"}]})",
-       R"({"version": 1, "client_id": "7", "devices": [],
-           "sessions": [{"server": "tcp://h", "paths": []}]})",
-       R"({"version": 1, "client_id": "7", "devices": [],
-           "sessions": [{"server": "tcp://h", "paths": [{"path": "a b"}]}]})",
-       R"({"version": 1, "client_id": "7", "devices": [],
-           "sessions": [{"server": "nowhere", "paths": [{"path": "a"}]}]})",
-       R"({"version": 1, "client_id": "7", "devices": [],
-           "sessions": [{"server": "tcp://h", "paths": [{"path": "a", "weight": 1001}]}]})",
        R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0"}]})",
        R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v"}]})",
        R"({"version": 1, "client_id": "7", "devices": [{"uri": "tcp://h/v", "index": 0}]})"}) {

@@ -42,7 +42,9 @@ absl::StatusOr<std::string> CanonicalPath(const std::string& path, std::uint16_t
       absl::string_view(path).substr(at == std::string::npos ? 0 : at + 1);
   const auto to = ParseHostPort(target, BareIpv6::kTaken);
   if (!to.ok()) return Annotate(to.status(), what);
-  const auto server = ResolveAddress(to->host, to->port.value_or(default_port));
+  const std::uint16_t port = to->port.value_or(default_port);
+  if (port == 0) return absl::InvalidArgumentError(absl::StrCat(what, ": its port is 0"));
+  const auto server = ResolveAddress(to->host, port);
   if (!server.ok()) return Annotate(server.status(), what);
   if (at == std::string::npos) return server->ToString();
   const auto from = ParseHostPort(absl::string_view(path).substr(0, at), BareIpv6::kTaken);

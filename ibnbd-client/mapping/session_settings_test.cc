@@ -55,7 +55,7 @@ TEST(SessionSettings, APathHasOneCanonicalSpelling) {
   EXPECT_EQ(*CanonicalPath("127.0.0.3@127.0.0.2:1", 4711), "127.0.0.3@127.0.0.2:1");
   EXPECT_EQ(*CanonicalPath("::1", 4711), "[::1]:4711");
   EXPECT_EQ(*CanonicalPath("::1@[::1]:1", 4711), "::1@[::1]:1");
-  for (const char* text : {"", "@", "127.0.0.1@", "@127.0.0.1", "127.0.0.1:x",
+  for (const char* text : {"", "@", "127.0.0.1@", "@127.0.0.1", "127.0.0.1:x", "127.0.0.1:0",
                            "127.0.0.1:1@127.0.0.2", "::1@127.0.0.1"}) {
     const auto canonical = CanonicalPath(text, 4711);
     ASSERT_FALSE(canonical.ok()) << text;

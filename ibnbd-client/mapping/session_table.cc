@@ -40,9 +40,18 @@ std::string NameFor(std::uint64_t id) {
   return name;
 }
 
+// As the library calls it, if it can be told just now: "10.0.0.2" is "10.0.0.2:1234".
+std::string Spelled(const SessionKey& key, const std::string& path) {
+  const auto canonical = CanonicalPath(path, PortOf(key));
+  return canonical.ok() ? *canonical : path;
+}
+
 void AddWishes(const SessionKey& key, const SessionWishes& wishes, SessionSettings* settings) {
   for (const std::string& path : WishedPaths(key, wishes.ways)) {
-    const auto same = [&path](const PathSetting& setting) { return setting.path == path; };
+    const std::string wanted = Spelled(key, path);
+    const auto same = [&](const PathSetting& setting) {
+      return setting.path == path || Spelled(key, setting.path) == wanted;
+    };
     if (std::any_of(settings->paths.begin(), settings->paths.end(), same)) continue;
     settings->paths.push_back({path});
   }
@@ -214,6 +223,8 @@ std::vector<SessionRecord> SessionTable::RecordsOf(const std::vector<SessionKey>
   std::vector<SessionRecord> records;
   absl::MutexLock lock(&mutex_);
   for (const auto& [key, settings] : settings_) {
+    // Without a path: it gets its next one just now, and nobody could open it like this.
+    if (settings.paths.empty()) continue;
     if (std::find(keys.begin(), keys.end(), key) != keys.end()) records.push_back({key, settings});
   }
   return records;

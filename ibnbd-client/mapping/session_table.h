@@ -78,6 +78,7 @@ class SessionTable {
                            const std::function<absl::Status(ibnbd_session*)>& live,
                            const std::function<absl::Status()>& settled);
   void Change(const SessionKey& key, const SettingsFn& change);  // If there are any.
+  void ForgetPath(const SessionKey& key, std::uint32_t id);      // Of an open session.
   void ChangeSettled(const SessionKey& key, const SettingsFn& change);
   [[nodiscard]] SessionReport ReportOf(const SessionKey& key, ibnbd_session* session) const;
   absl::StatusOr<ibnbd_session*> Open(const SessionKey& key, const SessionWishes& wishes,

@@ -100,6 +100,12 @@ absl::Status SessionTable::WithSession(const SessionKey& key,
   return live(session);
 }
 
+void SessionTable::ForgetPath(const SessionKey& key, std::uint32_t id) {
+  Change(key, [id](SessionSettings& settings) {
+    std::erase_if(settings.paths, [id](const PathSetting& other) { return other.id == id; });
+  });
+}
+
 absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* session,
                                        const std::string& path, std::uint32_t weight,
                                        std::uint32_t wait_ms) {
@@ -107,14 +113,15 @@ absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* ses
   if (const int error = ibnbd_session_add_path(session, path.c_str(), weight, &id)) {
     return ApiStatus(error);
   }
-  if (wait_ms > 0) {
-    if (absl::Status up = AwaitPath(session, id, wait_ms); !up.ok()) {
-      (void)ibnbd_session_remove_path(session, id, kTakeBackMs);
-      return up;
-    }
-  }
+  // Before we wait: others may be removed meanwhile, and this one is what the session has then.
   Change(key, [&](SessionSettings& settings) { settings.paths.push_back({path, weight, id}); });
-  return absl::OkStatus();
+  if (wait_ms == 0) return absl::OkStatus();
+  const absl::Status up = AwaitPath(session, id, wait_ms);
+  if (up.ok()) return up;
+  const int error = ibnbd_session_remove_path(session, id, kTakeBackMs);
+  if (error == -EBUSY) return Annotate(up, "it stays, as the session's last one");
+  if (error == 0 || error == -ETIMEDOUT) ForgetPath(key, id);
+  return up;
 }
 
 absl::Status SessionTable::AddPath(const SessionKey& key, const std::string& path,
@@ -162,9 +169,7 @@ absl::Status SessionTable::RemovePath(const SessionKey& key, const std::string& 
     const int error = ibnbd_session_remove_path(session, id, timeout_ms);
     const absl::Status status = error == 0 ? absl::OkStatus() : ApiStatus(error);
     if (error == 0 || error == -ETIMEDOUT) {  // It will be.
-      Change(key, [id](SessionSettings& settings) {
-        std::erase_if(settings.paths, [id](const PathSetting& other) { return other.id == id; });
-      });
+      ForgetPath(key, id);
     }
     return status;
   };
