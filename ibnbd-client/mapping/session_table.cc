@@ -98,8 +98,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
   if (ibnbd_session* session = Pin(key); session != nullptr) {
     const absl::Status told = Tell(key, session, wishes);
     if (told.ok()) return session;
-    absl::MutexLock lock(&mutex_);
-    --entry->users;  // Who opened it has it still: none but us closes.
+    Leave(key, *entry);
     return told;
   }
   ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, retry));
@@ -189,13 +188,27 @@ absl::Status SessionTable::Tell(const SessionKey& key, ibnbd_session* session,
 
 void SessionTable::Release(const SessionKey& key) {
   const EntryPtr entry = EntryOf(key);
+  {
+    // Not the last one: nothing is closed, and whoever holds `opening` may be waiting for a server
+    // or for the address of a name, which is nothing that a report should wait for.
+    absl::MutexLock lock(&mutex_);
+    CHECK(entry->users > 0);
+    if (entry->users > 1) {
+      --entry->users;
+      return;
+    }
+  }
   absl::MutexLock opening(&entry->opening);
+  Leave(key, *entry);
+}
+
+void SessionTable::Leave(const SessionKey& key, Entry& entry) {
   ibnbd_session* session = nullptr;
   {
     absl::MutexLock lock(&mutex_);
-    CHECK(entry->users > 0);
-    if (--entry->users != 0) return;
-    session = std::exchange(entry->session, nullptr);
+    CHECK(entry.users > 0);
+    if (--entry.users != 0) return;
+    session = std::exchange(entry.session, nullptr);
   }
   loops_.RemoveSession(session);
   if (ibnbd_session_close(session, kCloseMs) != 0) LOG_WARN(ibnbd_error_message());

@@ -63,7 +63,8 @@ class SessionTable {
  private:
   struct Entry {
     absl::Mutex opening;  // Held while it is opened or closed.  Before mutex_.
-    // Under mutex_, and changed with `opening` held, too; users > 0: it will not be closed.
+    // Under mutex_; the session, and the last of its users, are changed with `opening` held, too.
+    // users > 0: it will not be closed.
     ibnbd_session* session = nullptr;
     int users = 0;
   };
@@ -73,6 +74,8 @@ class SessionTable {
   EntryPtr EntryOf(const SessionKey& key);
   // For the time of a call; null: it is not open.  Release() it.
   ibnbd_session* Pin(const SessionKey& key);
+  // With `opening` held: one user less; the last one closes the session.
+  void Leave(const SessionKey& key, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
   // Runs `live` with the session; with one that is not open, `settled` while nobody opens it.
   absl::Status WithSession(const SessionKey& key,
                            const std::function<absl::Status(ibnbd_session*)>& live,
