@@ -67,6 +67,18 @@ class ClientPathsTest : public ::testing::Test {
       ASSERT_EQ(device.queue(i % ClientNode::kLanes).Submit(*ios_.back()), 0);
     }
   }
+  // One after the other, faster than they are answered.
+  void SubmitFor(Device& device, std::int64_t ns) {
+    for (; ns > 0; ns -= 2 * kNsPerMs) {
+      SubmitMany(device, IoOp::kRead, ClientNode::kLanes);
+      world_.RunFor(2 * kNsPerMs);
+    }
+  }
+  void StallLanes(std::int64_t ns) {
+    for (std::size_t i = 0; i < ClientNode::kLanes; ++i) {
+      world_.StallReactor(client_.lane_reactor(i), ns);
+    }
+  }
   bool AwaitAll(std::int64_t ns = 30 * kNsPerSecond) {
     return world_.RunUntil(
         [&] {
@@ -302,6 +314,51 @@ TEST_F(ClientPathsTest, AServerThatIsSlowAsAWholeIsNotTakenForADeadPath) {
   ASSERT_TRUE(AwaitAll());
   ExpectAllOnceAndWell();
   EXPECT_EQ(session().stats().failovers, 0u);
+}
+
+// One path speaks until the server stalls, the other, idle, had just been asked, or is about to be.
+TEST_F(ClientPathsTest, AShortStallOfTheServerIsNoEvidenceAgainstThePathThatWasIdle) {
+  Device* device = StartAndOpen();
+  world_.SetLinkDelay(client_.host(), node_.host(), {5 * kNsPerMs, 5 * kNsPerMs});
+  ASSERT_TRUE(session().SetPathWeight(1, 0).ok());
+  for (int i = 0; i < 30; ++i) {
+    ios_.clear();
+    SubmitFor(*device, 500 * kNsPerMs + i * 10 * kNsPerMs);
+    world_.StallHost(node_.host(), 330 * kNsPerMs);
+    ASSERT_TRUE(AwaitAll());
+    ExpectAllOnceAndWell();
+  }
+  EXPECT_EQ(session().stats().failovers, 0u);
+}
+
+TEST_F(ClientPathsTest, ALaneThatIsPolledSeldomLosesNoPath) {
+  Device* device = StartAndOpen();
+  world_.SetLinkDelay(client_.host(), node_.host(), {5 * kNsPerMs, 5 * kNsPerMs});
+  ASSERT_TRUE(session().SetPathWeight(1, 0).ok());
+  for (int i = 0; i < 60; ++i) {
+    SubmitFor(*device, 4 * kNsPerMs);  // An answer takes longer.
+    StallLanes((330 + i) * kNsPerMs);
+    world_.RunFor((331 + i) * kNsPerMs);
+  }
+  ASSERT_TRUE(AwaitAll());
+  ExpectAllOnceAndWell();
+  EXPECT_EQ(session().stats().reconnects, 0u);
+}
+
+TEST_F(ClientPathsTest, AQueueThatIsNotPolledForLongDoesNotEndTheOnlyPathOfAll) {
+  client_.options().session.more_paths.clear();
+  ASSERT_TRUE(client_.Start(node_.address()).ok());
+  Device* device = *client_.Open("vol0");
+  backend_->HoldIos();
+  SubmitMany(*device, IoOp::kWrite, 4);
+  for (int i = 0; i < 30; ++i) {
+    StallLanes((9 + i % 8) * kNsPerSecond);
+    world_.RunFor((9 + i % 8) * kNsPerSecond + kNsPerMs);
+  }
+  backend_->Release();
+  ASSERT_TRUE(AwaitAll());
+  ExpectAllOnceAndWell();
+  EXPECT_EQ(session().stats().reconnects, 0u);
 }
 
 TEST_F(ClientPathsTest, WhenTheLastPathIsLostIosAreHeldUntilOneIsBack) {

@@ -78,7 +78,7 @@ absl::Status ClientConnection::StartConnect(const LaneConnect& connect) {
   unsignaled_count_ = 0;
   signaled_head_ = signaled_count_ = 0;
   acks_owed_ = 0;
-  heartbeat_owed_ = info_posted_ = info_owed_ = false;
+  heartbeat_owed_ = notice_owed_ = info_posted_ = info_owed_ = false;
   batch_count_ = 0;
   free_receives_.clear();
   for (std::uint32_t i = receives_max_; i-- > 0;) free_receives_.push_back(i);
@@ -239,6 +239,12 @@ void ClientConnection::Enable(std::uint32_t round) {
 void ClientConnection::SendHeartbeat(std::uint32_t round) {
   if (round != round_ || state_ != State::kUp) return;
   heartbeat_owed_ = true;
+  Notice();
+}
+
+void ClientConnection::Notice() {
+  if (state_ != State::kUp) return;
+  notice_owed_ = true;
   RequestTurnEnd();
 }
 

@@ -91,6 +91,8 @@ class ClientConnection final : private PortClient {
     std::atomic<bool> drained_by_policy{false};
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
+  // Turns of the lane's thread that followed SendHeartbeat() or Notice() and have seen what came.
+  [[nodiscard]] std::uint32_t notices() const { return notices_.load(std::memory_order_acquire); }
 
   // --- For the path, on the lane's thread. ---
   void Connect(const LaneConnect& connect);
@@ -99,6 +101,7 @@ class ClientConnection final : private PortClient {
   // Requests may be posted from now on; what was in doubt of an earlier round is fenced.
   void Enable(std::uint32_t round);
   void SendHeartbeat(std::uint32_t round);
+  void Notice();  // Counted in notices() at the end of the turn.
   // Ends the connection; OnConnectionDrained() follows once nothing uses our memory any more.
   void Break(std::uint32_t round);
   void ShutDown();
@@ -214,6 +217,7 @@ class ClientConnection final : private PortClient {
 
   std::uint32_t acks_owed_ = 0;
   bool heartbeat_owed_ = false;
+  bool notice_owed_ = false;
   proto::InfoReq info_;
   bool info_posted_ = false;  // Its receive is the first; only then others may follow.
   bool info_owed_ = false;
@@ -222,6 +226,7 @@ class ClientConnection final : private PortClient {
   std::array<std::array<fabric::Sge, 2>, kBatchMax> batch_sges_;
   std::uint32_t batch_count_ = 0;
   std::atomic<std::uint64_t> receive_count_{0};
+  std::atomic<std::uint32_t> notices_{0};
   Counters counters_;
 };
 

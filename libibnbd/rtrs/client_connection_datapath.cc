@@ -145,8 +145,11 @@ void ClientConnection::PostReceives() {
 // Connection 0: acknowledgements, heartbeats, INFO_REQ.  The others: heartbeats, to our own
 // servers.
 void ClientConnection::PostService() {
-  if (cid_ != 0 && !heartbeat_owed_) [[likely]]
+  if (cid_ != 0 && !heartbeat_owed_ && !notice_owed_) [[likely]]
     return;
+  if (std::exchange(notice_owed_, false)) {  // Whether there was a credit or not.
+    notices_.store(notices_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
   std::span<std::byte> header;
   for (; acks_owed_ > 0 && HasCredit(); --acks_owed_) {
     fabric::SendRequest& send = AddSend(&header);

@@ -40,9 +40,11 @@ class ClientPathOwner {
   virtual void OnPathDrained(ClientPath& path) = 0;
   virtual void OnPathShutDown(ClientPath& path) = 0;
   [[nodiscard]] virtual bool HasOtherPathUp(const ClientPath& path) const = 0;
-  // Another path is up, and this connection of it has heard from the server since.
+  // Another path is up, and this connection of it was heard after this look.
   [[nodiscard]] virtual bool IsOtherPathAlive(const ClientPath& path, std::uint32_t cid,
-                                              std::int64_t since_ns) const = 0;
+                                              std::uint64_t after_look) const = 0;
+  // This connection says nothing: is it so on the other paths, too?
+  virtual void AskOtherPaths(const ClientPath& path, std::uint32_t cid) = 0;
   // Requests are in flight on this connection of any path.
   [[nodiscard]] virtual bool IsLaneBusy(std::uint32_t cid) const = 0;
 
@@ -66,8 +68,11 @@ class ClientPath final : public ConnectionObserver {
   void Close();
   // Requests may take it from now on (ClientConnection::Enable()).  Requires: up.
   void Enable();
-  // Called in intervals of probe_interval_ns while several paths are up.
-  void Probe();
+  // In intervals of probe_interval_ns while several paths are up: all paths look, then all judge.
+  // Looks are numbered by the session from 1.
+  void Look(std::uint64_t look);
+  void Judge();
+  void SendHeartbeat(std::uint32_t cid);
   // The session's interval is another one now.
   void RestartHeartbeat();
   void set_weight(std::uint32_t weight) { options_.weight = weight; }
@@ -92,7 +97,9 @@ class ClientPath final : public ConnectionObserver {
   [[nodiscard]] const ClientSessionStats& stats() const { return stats_; }
   [[nodiscard]] std::uint32_t inflight() const;
   [[nodiscard]] std::uint32_t inflight(std::uint32_t cid) const;
-  [[nodiscard]] std::int64_t alive_ns(std::uint32_t cid) const { return probes_[cid].alive_ns; }
+  [[nodiscard]] std::uint64_t alive_look(std::uint32_t cid) const {
+    return probes_[cid].alive_look;
+  }
   [[nodiscard]] PathInfo Info() const;
   [[nodiscard]] std::string Describe() const;
 
@@ -142,14 +149,16 @@ class ClientPath final : public ConnectionObserver {
     explicit Watch(std::uint32_t missed_max) : heartbeat(missed_max) {}
     Heartbeat heartbeat;
     std::uint64_t receive_count = 0;  // At the last look.
-    std::int64_t alive_ns = 0;        // When a look saw something from the server last.
+    std::uint32_t notices = 0;        // When its thread was told of the last look.
+    // Probes only: looks that saw something from the server, and a question that was out, last.
+    std::uint64_t alive_look = 0, asked_look = 0;
+    bool looks_dead = false;
   };
   static constexpr std::uint32_t kProbesMissedMax = 1;
   void RestartWatches();
   // `owes`: an answer of the server's is awaited there.
   bool LooksDead(Watch& watch, std::uint32_t cid, bool owes);
   void OnHeartbeatTimer();
-  void SendHeartbeat(std::uint32_t cid);
   [[nodiscard]] std::uint64_t ReceiveCount() const;
   [[nodiscard]] std::uint32_t lane_count() const {
     return static_cast<std::uint32_t>(connections_.size()) - 1;

@@ -28,7 +28,7 @@ void ClientPath::RestartWatches() {
     for (Watch* watch : {&beats_[cid], &probes_[cid]}) {
       watch->heartbeat.Reset();
       watch->receive_count = connections_[cid]->receive_count();
-      watch->alive_ns = 0;
+      watch->looks_dead = false;
     }
   }
   receive_count_ = ReceiveCount();
@@ -82,17 +82,25 @@ void ClientPath::OnHeartbeatTimer() {
   heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
 }
 
-// One interval has passed.  Who says something by itself is not asked.
+// One interval has passed.  Who says something by itself is not asked.  An answer may be there
+// already and wait for the lane's thread, which a program of our user's runs when it likes: an
+// interval in which that thread did nothing says nothing.
 bool ClientPath::LooksDead(Watch& watch, std::uint32_t cid, bool owes) {
   const std::uint64_t count = connections_[cid]->receive_count();
   if (count != std::exchange(watch.receive_count, count)) {
     watch.heartbeat.OnSignOfLife();
-    watch.alive_ns = reactor_.now_ns();
     return false;
   }
-  if (!owes && watch.heartbeat.missed() == 0) return false;
+  const bool asked = watch.heartbeat.missed() > 0;
+  if (!owes && !asked) return false;
+  const std::uint32_t notices = connections_[cid]->notices();
+  if (asked && notices == watch.notices) return false;
+  watch.notices = notices;
   const Heartbeat::Verdict verdict = watch.heartbeat.Tick();
   if (verdict == Heartbeat::Verdict::kSend) SendHeartbeat(cid);
+  if (verdict == Heartbeat::Verdict::kWait) {
+    PostTo(cid, [](ClientConnection& connection) { connection.Notice(); });
+  }
   return verdict == Heartbeat::Verdict::kDead;
 }
 
@@ -100,13 +108,30 @@ bool ClientPath::LooksDead(Watch& watch, std::uint32_t cid, bool owes) {
 // whose connections says nothing, while its lane has requests in flight and the same connection of
 // another path speaks, is given up.  These two are served by the same thread of the server: one
 // that is slow is silent on both, one with a slow disk answers heartbeats.
-void ClientPath::Probe() {
+void ClientPath::Look(std::uint64_t look) {
   if (!limits_.peer_is_ibnbd) return;
-  const std::int64_t since_ns = reactor_.now_ns() - 5 * session_.probe_interval_ns / 2;
   for (std::uint32_t cid = 0; cid < connections_.size(); ++cid) {
-    if (!LooksDead(probes_[cid], cid, owner_.IsLaneBusy(cid))) continue;
-    if (!owner_.IsOtherPathAlive(*this, cid, since_ns)) {
-      probes_[cid].heartbeat.Reset();  // When the server is back, it has its time again.
+    Watch& watch = probes_[cid];
+    const std::uint32_t missed = watch.heartbeat.missed();
+    const std::uint64_t count = watch.receive_count;
+    watch.looks_dead = LooksDead(watch, cid, owner_.IsLaneBusy(cid));
+    if (watch.receive_count != count) watch.alive_look = look;
+    if (missed == 1 && watch.heartbeat.missed() == 2) {
+      // The question is out for certain.  What others say from now on is later than it.
+      watch.asked_look = look;
+      owner_.AskOtherPaths(*this, cid);
+    }
+  }
+}
+
+// What another path said before this one was asked is no evidence: the server may have stalled in
+// between.
+void ClientPath::Judge() {
+  for (std::uint32_t cid = 0; cid < connections_.size(); ++cid) {
+    Watch& watch = probes_[cid];
+    if (!std::exchange(watch.looks_dead, false)) continue;
+    if (!owner_.IsOtherPathAlive(*this, cid, watch.asked_look)) {
+      watch.heartbeat.Reset();  // When the server is back, it has its time again.
       continue;
     }
     SIM_MARK("client: a silent path was given up");

@@ -94,10 +94,16 @@ bool ClientSession::Impl::HasOtherPathUp(const ClientPath& path) const {
 }
 
 bool ClientSession::Impl::IsOtherPathAlive(const ClientPath& path, std::uint32_t cid,
-                                           std::int64_t since_ns) const {
+                                           std::uint64_t after_look) const {
   return std::any_of(paths_.begin(), paths_.end(), [&](const auto& other) {
-    return other.get() != &path && other->up() && other->alive_ns(cid) >= since_ns;
+    return other.get() != &path && other->up() && other->alive_look(cid) > after_look;
   });
+}
+
+void ClientSession::Impl::AskOtherPaths(const ClientPath& path, std::uint32_t cid) {
+  for (const auto& other : paths_) {
+    if (other.get() != &path && other->up()) other->SendHeartbeat(cid);
+  }
 }
 
 bool ClientSession::Impl::IsLaneBusy(std::uint32_t cid) const {

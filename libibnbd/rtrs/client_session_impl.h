@@ -73,7 +73,8 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   void OnPathShutDown(ClientPath& path) override;
   [[nodiscard]] bool HasOtherPathUp(const ClientPath& path) const override;
   [[nodiscard]] bool IsOtherPathAlive(const ClientPath& path, std::uint32_t cid,
-                                      std::int64_t since_ns) const override;
+                                      std::uint64_t after_look) const override;
+  void AskOtherPaths(const ClientPath& path, std::uint32_t cid) override;
   [[nodiscard]] bool IsLaneBusy(std::uint32_t cid) const override;
 
   // LaneObserver
@@ -114,7 +115,8 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   std::uint32_t numbers_used_ = 0;  // A bit per number of a path.
   State state_ = State::kIdle;
   bool close_requested_ = false;
-  bool was_up_ = false;  // At least once: the limits are fixed.
+  std::uint64_t looks_ = 0;  // At all paths, so far.
+  bool was_up_ = false;      // At least once: the limits are fixed.
   PathPolicyKind policy_ = PathPolicyKind::kAdaptive;
   std::uint32_t lanes_aborting_ = 0;  // That have not said yet that they are empty.
   std::uint32_t lanes_pending_ = 0;   // That have not shut down yet.

@@ -136,8 +136,12 @@ void ClientSession::Impl::StartProbes() {
 }
 
 void ClientSession::Impl::OnProbeTimer() {
+  ++looks_;
   for (const auto& path : paths_) {
-    if (path->enabled() && path->up()) path->Probe();
+    if (path->enabled() && path->up()) path->Look(looks_);
+  }
+  for (const auto& path : paths_) {
+    if (path->enabled() && path->up()) path->Judge();
   }
   StartProbes();
 }

@@ -19,7 +19,9 @@
  *      thread, but not from callbacks.  Calls that wait (those with a time-out, and synchronous
  *      IO) meanwhile also poll the queues that the calling thread owns, so that programs with one
  *      thread need not care.  Every queue must be polled, also one without IOs: a path that was
- *      lost connects again only when each of them has let go of it.
+ *      lost connects again only when each of them has let go of it, and that a path's connection of
+ *      one queue is dead is found out only while that queue is polled.  Polling seldom costs delay,
+ *      and no path.
  *  (6) A session keeps one thread of its own for connecting, heartbeats and reconnecting; it
  *      sleeps otherwise.  All signals are blocked in it.  The handle does not survive fork().
  *  (7) Sizes and offsets are bytes.  A sector is 512 bytes.
