@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -53,10 +52,39 @@ void AddWishes(const SessionKey& key, const SessionWishes& wishes, SessionSettin
       return setting.path == path || Spelled(key, setting.path) == wanted;
     };
     if (std::any_of(settings->paths.begin(), settings->paths.end(), same)) continue;
-    settings->paths.push_back({path});
+    settings->paths.push_back({path, kPathWeightDefault, 0});  // Of Number().
   }
   settings->policy = wishes.policy.value_or(settings->policy);
   settings->dead_after_ms = wishes.dead_after_ms.value_or(settings->dead_after_ms);
+}
+
+// Marks, for Number(), the paths whose names cannot be looked up.  An error if that is all of them.
+absl::Status LookUp(const SessionKey& key, SessionSettings* settings) {
+  absl::Status last;
+  std::size_t found = 0;
+  for (PathSetting& setting : settings->paths) {
+    const auto canonical = CanonicalPath(setting.path, PortOf(key));
+    setting.id = canonical.ok() ? 0 : PathSetting::kNoId;
+    found += canonical.ok() ? 1 : 0;
+    if (canonical.ok()) continue;
+    last = canonical.status();
+    LOG_WARN("session with ", key.server, " begins without a path: ", last.message(),
+             "; once it can be looked up: ibnbd-client path add ", key.server, " ", setting.path);
+  }
+  return found == 0 ? last : absl::OkStatus();
+}
+
+// Gives the paths the ids that the library will give them, the places in its list, and returns the
+// list; without the first one, which the library knows from the URI, unless they are `known`.
+std::string Number(bool known, SessionSettings* settings) {
+  std::string list;
+  std::uint32_t next = 0;
+  for (PathSetting& setting : settings->paths) {
+    if (known && setting.id == PathSetting::kNoId) continue;
+    setting.id = next++;
+    if (known || setting.id != 0) absl::StrAppend(&list, list.empty() ? "" : " ", setting.path);
+  }
+  return list;
 }
 
 }  // namespace
@@ -119,6 +147,8 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
     known = found != settings_.end();
     settings = known ? found->second : FreshSettings(key, wishes.ways.source);
   }
+  // Names that are known no more, just now, do not keep the ways shut that are.
+  if (known) RETURN_IF_ERROR(LookUp(key, &settings));
   AddWishes(key, wishes, &settings);
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   const std::string own_name = NameOf(key);
@@ -127,9 +157,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
         IdFor(client_id_, absl::StrCat(key.server, " ", key.name.empty() ? name_ : key.name));
   }
   if (!own_name.empty()) options.name = own_name.c_str();
-  const std::string paths = absl::StrJoin(
-      known ? settings.paths.begin() : settings.paths.begin() + 1, settings.paths.end(), " ",
-      [](std::string* out, const PathSetting& setting) { absl::StrAppend(out, setting.path); });
+  const std::string paths = Number(known, &settings);
   if (!paths.empty()) options.paths = paths.c_str();
   if (known) {
     options.flags |= IBNBD_SESSION_PATHS_ONLY;
@@ -147,12 +175,9 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
   if (const int error = ibnbd_session_open(key.server.c_str(), &options, &session)) {
     return ApiStatus(error);
   }
-  // Its ids are the places in the list.
-  for (std::uint32_t id = 0; id < settings.paths.size(); ++id) {
-    PathSetting& setting = settings.paths[id];
-    setting.id = id;
-    if (setting.weight == kPathWeightDefault) continue;
-    if (ibnbd_session_set_path_weight(session, id, setting.weight) != 0) {
+  for (const PathSetting& setting : settings.paths) {
+    if (setting.id == PathSetting::kNoId || setting.weight == kPathWeightDefault) continue;
+    if (ibnbd_session_set_path_weight(session, setting.id, setting.weight) != 0) {
       LOG_WARN("weight of path ", setting.path, ": ", ibnbd_error_message());
     }
   }

@@ -114,7 +114,16 @@ absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* ses
     return ApiStatus(error);
   }
   // Before we wait: others may be removed meanwhile, and this one is what the session has then.
-  Change(key, [&](SessionSettings& settings) { settings.paths.push_back({path, weight, id}); });
+  Change(key, [&](SessionSettings& settings) {
+    // One that was left out when the session was opened is in its place again; and there is no room
+    // for those that are left out still beside all that a session may have.
+    auto& all = settings.paths;
+    const auto left_out = [](const PathSetting& other) { return other.id == PathSetting::kNoId; };
+    std::erase_if(all, [&](const PathSetting& other) {
+      return left_out(other) && (other.path == path || all.size() >= kPathsMax);
+    });
+    all.push_back({path, weight, id});
+  });
   if (wait_ms == 0) return absl::OkStatus();
   const absl::Status up = AwaitPath(session, id, wait_ms);
   if (up.ok()) return up;

@@ -91,11 +91,17 @@ wait_for 20 path_is "127.0.0.3:$port" ".writes > $writes" || fail "no IO before 
 alive "$fio_pid" || fail "fio ended before the restart"
 kill -KILL "$daemon_pid"
 wait "$daemon_pid" 2>/dev/null
+# Of one path the name cannot be looked up, and a record of a session cannot be read: the others are what counts.
+state=/run/ibnbd/devices.json
+jq '.sessions[0].paths |= [.[0], {"path": "gone.invalid", "weight": 50}] + .[1:] | .sessions += [{"server": "tcp://h", "paths": []}]' \
+  "$state" >"$work/state" && cat "$work/state" >"$state"
 start_daemon
 served() { [ "$(ibnbd-client list --json | jq '[.devices[] | select(.state == "open")] | length')" = 2 ]; }
 wait_for 30 served || fail "not taken over: $(ibnbd-client list)"
 [ "$(paths)" = "$before" ] || fail "the next daemon has the paths $(paths), they were $before"
 session_is '.policy == "round-robin" and .dead_after_ms == 7000'
+grep -q 'begins without a path: .*gone.invalid' "$work/daemon.log" || fail "nothing is said about the name that is gone"
+grep -q 'settings of a session are lost' "$work/daemon.log" || fail "nothing is said about the session that cannot be read"
 wait_for 20 path_is "127.0.0.6:$port" '.state == "up"' || fail "a path is not up: $(ibnbd-client path list)"
 wait "$fio_pid" || fail "fio over a restart: $(tail -n 20 "$work/restart.log")"
 grep -E 'WRITE:|READ:' "$work/live.log" "$work/restart.log"
@@ -107,6 +113,8 @@ client remap "$node" >"$work/remap.log"
 client path remove "$name" 127.0.0.6
 client path remove "$name" 127.0.0.2
 expect_fail "remove path 0 of session $name: it is the last one" ibnbd-client path remove "$name" 0
+jq -e '[.sessions[].paths[] | select(.path == "gone.invalid" and .weight == 50)] | length == 1' "$state" >/dev/null ||
+  fail "the path whose name is gone was not kept: $(cat "$state")"
 unmap "$node"
 [ -z "$(client path list)" ] || fail "a session is left: $(client path list)"
 map "$server/vol" --as ublk
