@@ -216,8 +216,24 @@ bool Bridge::StopFor(std::vector<HandedClient>* clients) {
     std::move(loop.context->handed_over.begin(), loop.context->handed_over.end(),
               std::back_inserter(*clients));
   }
-  const bool flushed = clients->empty() || volumes_->Flush(options_.stop_timeout_ms);
+  const bool flushed = clients->empty() || FlushFor(clients);
   return CloseAll(clean) && flushed;
+}
+
+// Clients of a volume that is not flushed are closed: the error was ours to tell them, and through
+// the next process their next flush would succeed.
+bool Bridge::FlushFor(std::vector<HandedClient>* clients) {
+  const std::vector<bool> flushed = volumes_->Flush(options_.stop_timeout_ms);
+  std::erase_if(*clients, [&](const HandedClient& client) {
+    const auto state = ParseClientState(client.state);
+    if (state.ok() && state->is_new) return false;
+    const auto volume = state.ok() ? volumes_->Find(state->export_name) : std::nullopt;
+    if (volume && flushed[*volume]) return false;
+    LOG_WARN("closed the connection of ", PeerOf(client.socket.get()),
+             ": what it was told is written may not be");
+    return true;
+  });
+  return std::find(flushed.begin(), flushed.end(), false) == flushed.end();
 }
 
 bool Bridge::Stop() { return stopped_ || CloseAll(JoinLoops()); }

@@ -51,7 +51,8 @@ class Bridge {
   bool Stop();
   // Likewise, but clients and sockets stay as they are, for the next process: when this returns,
   // nothing of ours executes any more, what clients were told is done is flushed, and the volumes
-  // are closed.  `clients` gets those that could be taken from; others are closed.
+  // are closed.  `clients` gets those that could be taken from; others are closed, and so are those
+  // of a volume whose flush failed.
   bool StopFor(std::vector<HandedClient>* clients);
 
   [[nodiscard]] const std::vector<ListenSocket>& sockets() const { return sockets_; }
@@ -70,6 +71,7 @@ class Bridge {
   void StartLoops();
   void Resume(std::vector<HandedClient> clients);
   bool JoinLoops();
+  bool FlushFor(std::vector<HandedClient>* clients);
   bool CloseAll(bool clean);
   void TakeClient(UniqueFd socket);   // On the first loop's thread.
   void HandOverNew(UniqueFd socket);  // Likewise.

@@ -51,6 +51,7 @@ class BridgeTest : public ::testing::Test {
     seen.can_discard = seen.can_write_zeroes = true;
     seen.hold = false;
     seen.fail_with = 0;
+    seen.fail_flush_on_queue = -1;
     seen.io_depth_max = 1024;
     seen.ios_done = seen.flushes = seen.fua_writes = seen.zeroes_without_unmap = 0;
   }
@@ -62,6 +63,7 @@ class BridgeTest : public ::testing::Test {
       EXPECT_EQ(fake::switches().buffers, 0);
       EXPECT_EQ(fake::switches().sessions, 0);
     }
+    if (handed_over_) (void)::unlink(path().c_str());
     struct stat info {};
     EXPECT_NE(::stat(path().c_str(), &info), 0) << "the socket file is still there";
     ::rmdir(directory_.c_str());
@@ -85,6 +87,7 @@ class BridgeTest : public ::testing::Test {
   BridgeOptions options_;
   std::unique_ptr<Bridge> bridge_;
   bool gave_up_ = false;
+  bool handed_over_ = false;  // The socket file is the next process's.
 };
 
 TEST_F(BridgeTest, WhatWasWrittenIsReadBackInEverySize) {
@@ -348,6 +351,47 @@ TEST_F(BridgeTest, StopGivesUpOnHeldIoAtItsDeadline) {
   ASSERT_EQ(client.ReceiveError(), proto::kNbdEinval);
   gave_up_ = true;
   EXPECT_FALSE(bridge_->Stop());
+}
+
+TEST_F(BridgeTest, AHandOverFlushesEveryQueueOfEveryVolume) {
+  options_.thread_count = 3;
+  AddVolume("vol1");
+  StartBridge();
+  TestClient client = Client();
+  std::vector<HandedClient> clients;
+  handed_over_ = true;
+  EXPECT_TRUE(bridge_->StopFor(&clients));
+  EXPECT_EQ(clients.size(), 1u);
+  EXPECT_EQ(fake::switches().flushes, 6u);
+}
+
+TEST_F(BridgeTest, AClientIsNotHandedOverWhenAnyFlushOfItsVolumeFails) {
+  options_.thread_count = 2;
+  AddVolume("other", "tcp://other/");
+  StartBridge();
+  TestClient first = Client();
+  TestClient second = Client();
+  fake::switches().fail_flush_on_queue = 1;
+  std::vector<HandedClient> clients;
+  handed_over_ = true;
+  EXPECT_FALSE(bridge_->StopFor(&clients));
+  ASSERT_TRUE(clients.empty());
+  EXPECT_TRUE(first.AtEnd());
+  EXPECT_TRUE(second.AtEnd());
+}
+
+TEST_F(BridgeTest, AFlushAtAHandOverThatHangsIsGivenUp) {
+  options_.stop_timeout_ms = 50;
+  StartBridge();
+  TestClient client = Client();
+  char data[512];
+  ASSERT_EQ(client.Do(NbdCmd::kRead, 0, 512, 0, data), 0);
+  fake::switches().hold = true;
+  std::vector<HandedClient> clients;
+  handed_over_ = true;
+  EXPECT_FALSE(bridge_->StopFor(&clients));
+  ASSERT_TRUE(clients.empty());
+  EXPECT_TRUE(client.AtEnd());
 }
 
 TEST_F(BridgeTest, VolumesOfOneServerShareASession) {

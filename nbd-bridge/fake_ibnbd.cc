@@ -43,6 +43,7 @@ struct ibnbd_queue {
   };
   std::vector<Entry> pending;  // In order; reserved, so that nothing allocates per IO.
   std::vector<Entry> batch;
+  int index = 0;
   int fd = ::eventfd(0, EFD_CLOEXEC);
 };
 struct ibnbd_session {
@@ -109,6 +110,7 @@ int ibnbd_session_open(const char* uri, const ibnbd_session_options* options, ib
   *out = new ibnbd_session;
   (*out)->queues.resize(options->queue_count);
   for (ibnbd_queue& queue : (*out)->queues) {
+    queue.index = static_cast<int>(&queue - (*out)->queues.data());
     queue.pending.reserve(4096);
     queue.batch.reserve(4096);
   }
@@ -116,8 +118,6 @@ int ibnbd_session_open(const char* uri, const ibnbd_session_options* options, ib
   return 0;
 }
 
-int ibnbd_flush(ibnbd_queue*, ibnbd_device*) { return 0; }
-int ibnbd_device_set_fail_after(ibnbd_device*, int64_t) { return 0; }
 int ibnbd_session_set_policy(ibnbd_session*, uint32_t) { return 0; }
 
 int ibnbd_session_close(ibnbd_session* session, uint32_t) {
@@ -213,13 +213,17 @@ int ibnbd_queue_poll(ibnbd_queue* queue, uint32_t) {
   queue->batch.clear();
   queue->batch.swap(queue->pending);
   for (const ibnbd_queue::Entry& entry : queue->batch) {
-    const int result = Execute(*entry.device, *entry.io);
+    int result = Execute(*entry.device, *entry.io);
+    if (entry.io->op == IBNBD_OP_FLUSH && queue->index == switches().fail_flush_on_queue) {
+      result = -EIO;
+    }
     ++switches().ios_done;
     entry.io->done(entry.io, result);
   }
   return static_cast<int>(queue->batch.size());
 }
 
+int ibnbd_queue_wait(ibnbd_queue* queue, int) { return ibnbd_queue_poll(queue, 0); }
 int ibnbd_queue_flush(ibnbd_queue*) { return 0; }
 int ibnbd_queue_prepare_sleep(ibnbd_queue* queue) {
   return !switches().hold && !queue->pending.empty() ? 1 : 0;

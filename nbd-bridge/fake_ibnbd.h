@@ -19,6 +19,7 @@ struct Switches {
   std::atomic<bool> can_write_zeroes{true};
   std::atomic<bool> hold{false};                  // IOs wait, as when the server is lost.
   std::atomic<int> fail_with{0};                  // Every IO's result, if not 0.
+  std::atomic<int> fail_flush_on_queue{-1};       // Its flushes end with EIO.
   std::atomic<std::uint32_t> io_depth_max{1024};  // Per queue; beyond: -EAGAIN.
   // What was seen.
   std::atomic<std::uint64_t> ios_done{0};

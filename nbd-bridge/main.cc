@@ -57,7 +57,7 @@ void SetUpLog(int verbosity) {
 void LeaveAtOnce(int /*signal*/) { _exit(0); }
 
 constexpr char kProgram[] = "nbd-bridge";
-// For the process before us, beyond its --stop-timeout, to flush and to let go of its volumes.
+// For the process before us, beyond its --stop-timeout to finish, to flush, and to close.
 constexpr std::int64_t kTakeOverGraceNs = 10 * ibnbd::kNsPerSecond;
 
 absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
@@ -68,7 +68,7 @@ absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
     ASSIGN_OR_RETURN(
         inheritance.before,
         ibnbd::TakeOver(kProgram, options.handover_path,
-                        2 * options.bridge.stop_timeout_ms * ibnbd::kNsPerMs + kTakeOverGraceNs));
+                        3 * options.bridge.stop_timeout_ms * ibnbd::kNsPerMs + kTakeOverGraceNs));
   }
   std::move(given.clients.begin(), given.clients.end(),
             std::back_inserter(inheritance.before.clients));

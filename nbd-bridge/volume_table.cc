@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/nbd.h"
@@ -153,29 +154,70 @@ std::uint64_t Volume::id() const {
   return ibnbd_device_get_info(device, &info) == 0 ? info.volume_id : 0;
 }
 
-bool VolumeTable::Flush(std::uint32_t timeout_ms) {
-  bool flushed = true;
-  for (const Volume& volume : volumes_) {
-    if (volume.read_only) continue;
-    int result = ibnbd_device_set_fail_after(volume.device, timeout_ms);
-    if (result == 0) result = ibnbd_flush(ibnbd_session_queue(volume.session, 0), volume.device);
-    if (result == 0) continue;
-    LOG_WARN(LibraryError(result, absl::StrCat("flush ", volume.export_name)).message());
-    flushed = false;
+std::vector<bool> VolumeTable::Flush(std::uint32_t timeout_ms) {
+  for (std::size_t i = 0; i < volumes_.size(); ++i) {
+    if (volumes_[i].read_only) continue;
+    for (std::uint32_t q = 0; q < options_.queue_count; ++q) {
+      FlushIo flush{};
+      flush.volume = i;
+      flush.queue = ibnbd_session_queue(volumes_[i].session, q);
+      flushes_.push_back(flush);
+    }
+  }
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ms * kNsPerMs;
+  while (!AdvanceFlushes(deadline_ns)) {
+  }
+  std::vector<bool> flushed(volumes_.size(), true);
+  for (const FlushIo& flush : flushes_) {
+    const int result = flush.done ? flush.result : -ETIMEDOUT;
+    if (result == 0 || !flushed[flush.volume]) continue;
+    flushed[flush.volume] = false;
+    LOG_WARN(
+        ErrnoStatus(result, absl::StrCat("flush ", volumes_[flush.volume].export_name)).message());
   }
   return flushed;
 }
 
+// One round; true: all have ended, or it is too late.
+bool VolumeTable::AdvanceFlushes(std::int64_t deadline_ns) {
+  constexpr int kWaitMs = 5;  // For one of the queues, while others may have something, too.
+  for (FlushIo& flush : flushes_) {
+    if (flush.submitted || flush.done) continue;
+    flush.io.op = IBNBD_OP_FLUSH;
+    flush.io.opaque = &flush;
+    flush.io.done = [](ibnbd_io* io, int result) {
+      auto& ended = *static_cast<FlushIo*>(io->opaque);
+      ended.done = true;
+      ended.result = result;
+    };
+    const int result = ibnbd_submit(flush.queue, volumes_[flush.volume].device, &flush.io);
+    flush.submitted = result == 0;
+    if (result == 0 || result == -EAGAIN) continue;  // Full: others finish first.
+    flush.done = true;
+    flush.result = result;
+  }
+  bool all_done = true;
+  for (FlushIo& flush : flushes_) {
+    if (flush.done) continue;
+    if (MonotonicClock().NowNs() >= deadline_ns) return true;
+    (void)ibnbd_queue_wait(flush.queue, kWaitMs);
+    all_done = all_done && flush.done;
+  }
+  return all_done;
+}
+
 void VolumeTable::Close(std::uint32_t timeout_ms) {
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ms * kNsPerMs;
   // Closing a session closes its devices.
   for (ibnbd_session* session : sessions_) {
-    if (const int result = ibnbd_session_close(session, timeout_ms); result != 0) {
-      LOG_WARN("close a session: ", ibnbd_error_message());
-    }
+    const std::int64_t left_ns = std::max<std::int64_t>(deadline_ns - MonotonicClock().NowNs(), 0);
+    const int result = ibnbd_session_close(session, static_cast<std::uint32_t>(left_ns / kNsPerMs));
+    if (result != 0) LOG_WARN("close a session: ", ibnbd_error_message());
   }
   sessions_.clear();
   servers_.clear();
   volumes_.clear();
+  flushes_.clear();
 }
 
 std::vector<ibnbd_queue*> VolumeTable::QueuesOf(std::uint32_t index) const {

@@ -54,9 +54,11 @@ class VolumeTable final : public NbdExports {
   ~VolumeTable() override;  // Close(), if that was not called.
 
   // What clients were told is done, is so for good: who comes after us cannot know what was not.
-  // Before Close(); no loop polls the queues any more.  False: the log says why.
-  bool Flush(std::uint32_t timeout_ms);
-  // Fences off what is outstanding; returns within about `timeout_ms` per session.
+  // On every queue, since what a lost server has lost is told once by each.  Before Close(); no
+  // loop polls the queues any more.  Returns within about `timeout_ms`; false for each volume that
+  // is not known to be flushed, and the log says why.
+  std::vector<bool> Flush(std::uint32_t timeout_ms);
+  // Fences off what is outstanding; returns within about `timeout_ms`.
   void Close(std::uint32_t timeout_ms);
 
   [[nodiscard]] const Volume& volume(std::size_t index) const { return volumes_[index]; }
@@ -70,14 +72,24 @@ class VolumeTable final : public NbdExports {
   [[nodiscard]] std::optional<std::size_t> Find(std::string_view name) const override;
 
  private:
+  struct FlushIo {
+    ibnbd_io io;
+    std::size_t volume;
+    ibnbd_queue* queue;
+    bool submitted;
+    bool done;
+    int result;
+  };
   explicit VolumeTable(const VolumeTableOptions& options);
   absl::Status OpenVolume(const VolumeSpec& spec);
   absl::StatusOr<std::size_t> SessionFor(const Uri& uri);
+  bool AdvanceFlushes(std::int64_t deadline_ns);
 
   const VolumeTableOptions options_;
   std::vector<std::string> servers_;  // Of sessions_, as URIs.
   std::vector<ibnbd_session*> sessions_;
   std::vector<Volume> volumes_;
+  std::vector<FlushIo> flushes_;  // Of Flush(); those that were given up end in Close().
 };
 
 // What NBD clients are told of a device; exposed for tests.
