@@ -80,6 +80,9 @@ class PathPolicy {
     std::uint32_t weight = kPathWeightDefault;
     bool usable = false;
     bool drained = false;
+    // Classes that were answered since it was drained, a bit each: lately, and the time before.
+    std::uint32_t sampled = 0, sampled_before = 0;
+    std::int64_t sampled_until_ns = 0;
     std::uint32_t inflight = 0;
     std::uint64_t inflight_cost = 0;
     std::int64_t sign_ns = 0;   // Of the last answer, or when it last began to have work.
@@ -110,7 +113,7 @@ class PathPolicy {
                                 std::int64_t now_ns) const;
   [[nodiscard]] bool IsStalled(const Path& path, std::int64_t now_ns) const;
   [[nodiscard]] bool IsSlow(const Path& path, std::size_t work_class, std::int64_t percent) const;
-  [[nodiscard]] bool IsSlow(const Path& path, std::int64_t percent) const;
+  [[nodiscard]] bool IsWell(const Path& path) const;
   void Drain(Path& path, std::int64_t harm_ns, std::int64_t now_ns);
   void TryReturn(Path& path, std::int64_t now_ns);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "rtrs/path_policy.h"
@@ -207,6 +208,7 @@ bool PathPolicy::IsSlow(const Path& path, std::size_t work_class, std::int64_t p
   if (mine.samples < kSamplesMin) return false;
   for (const Path& other : paths_) {
     if (&other == &path || !other.usable || other.drained) continue;
+    if (other.weight == 0 && path.weight > 0) continue;  // What is known of it may be very old.
     const Estimate& theirs = other.estimates[work_class];
     if (theirs.samples < kSamplesMin) continue;
     // A loaded path takes longer than one that is idle; one that is probed has nobody to share
@@ -219,11 +221,15 @@ bool PathPolicy::IsSlow(const Path& path, std::size_t work_class, std::int64_t p
   return false;
 }
 
-bool PathPolicy::IsSlow(const Path& path, std::int64_t percent) const {
+// By what its probes have shown in the last 10 to 20 s: nobody may ever again ask for the other
+// work that it was slow with.  As long as there are none, by all that is known.
+bool PathPolicy::IsWell(const Path& path) const {
+  const std::uint32_t sampled = path.sampled | path.sampled_before;
   for (std::size_t c = 0; c < kClasses; ++c) {
-    if (IsSlow(path, c, percent)) return true;
+    if (sampled != 0 && (sampled >> c & 1) == 0) continue;
+    if (IsSlow(path, c, kWellPercent)) return false;
   }
-  return false;
+  return true;
 }
 
 // `harm_ns`: what it cost the request that showed it.
@@ -237,6 +243,8 @@ void PathPolicy::Drain(Path& path, std::int64_t harm_ns, std::int64_t now_ns) {
               : std::clamp(kProbationFactor * harm_ns, kProbationNsMin, kProbationNsMax);
   path.probe_pause_ns = std::clamp(kProbePauseFactor * harm_ns, kProbePauseNsMin, kProbePauseNsMax);
   path.drained = true;
+  path.sampled = path.sampled_before = 0;
+  path.sampled_until_ns = now_ns + kProbationNsMax;
   path.until_ns = now_ns + path.probation_ns;
   path.next_probe_ns = now_ns + path.probe_pause_ns;
   path.next_probe_pick = picks_ + kPicksPerProbe;
@@ -244,7 +252,7 @@ void PathPolicy::Drain(Path& path, std::int64_t harm_ns, std::int64_t now_ns) {
 
 // Its probes say whether it is well.  Without any, it gets its chance.
 void PathPolicy::TryReturn(Path& path, std::int64_t now_ns) {
-  if (IsStalled(path, now_ns) || IsSlow(path, kWellPercent)) return;
+  if (IsStalled(path, now_ns) || !IsWell(path)) return;
   path.drained = false;
   path.returned_ns = now_ns;
 }
@@ -283,6 +291,11 @@ std::int64_t PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work, s
   const std::int64_t ns = std::max<std::int64_t>(now_ns - posted_ns, 1);
   Learn(estimate, ns, std::max<std::int64_t>(ns / std::max(load, 1u), 1));
   if (path.drained) {
+    if (now_ns >= path.sampled_until_ns) {
+      path.sampled_before = std::exchange(path.sampled, 0);
+      path.sampled_until_ns = now_ns + kProbationNsMax;
+    }
+    path.sampled |= 1u << work_class;
     path.probe_pause_ns = std::clamp(std::max(path.probe_pause_ns / 2, kProbePauseFactor * ns),
                                      kProbePauseNsMin, kProbePauseNsMax);
     path.next_probe_ns = now_ns + path.probe_pause_ns;

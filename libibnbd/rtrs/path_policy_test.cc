@@ -166,6 +166,40 @@ TEST_F(PathPolicyTest, APathThatIsWellAgainIsUsedAgain) {
   EXPECT_NEAR(picks[1], 500, 60);
 }
 
+TEST_F(PathPolicyTest, AnOldEstimateOfWorkThatHasEndedDoesNotKeepAPathOut) {
+  Use(2);
+  service.fill(100 * kUs);
+  RunOneByOne(200);
+  const PathWork large{1 << 20, false};
+  for (std::uint32_t path = 0; path < 2; ++path) {
+    for (int i = 0; i < 10; ++i) {
+      policy.OnPosted(path, large, now);
+      policy.OnAnswered(path, large, 1, now - (path == 0 ? 1 : 10) * kMs, now);
+    }
+  }
+  ASSERT_TRUE(policy.drained(1));
+  RunOneByOne(300'000);  // Of small reads, and both paths are well.
+  EXPECT_FALSE(policy.drained(1));
+}
+
+TEST_F(PathPolicyTest, AStandbyIsNoMeasureForThePathsInUse) {
+  Use(3);
+  service = {50 * kUs, 1 * kMs, 1 * kMs};
+  for (std::uint32_t path = 0; path < 3; ++path) {
+    for (int i = 0; i < 3; ++i) {  // Too few to be compared yet.
+      policy.OnPosted(path, kRead4K, now);
+      policy.OnAnswered(path, kRead4K, 1, now - service[path], now);
+    }
+  }
+  policy.SetWeight(0, 0);
+  policy.OnPosted(0, kRead4K, now);
+  policy.OnAnswered(0, kRead4K, 1, now - service[0], now);
+  RunOneByOne(1000);
+  EXPECT_EQ(picks[0], 0);
+  EXPECT_FALSE(policy.drained(1));
+  EXPECT_FALSE(policy.drained(2));
+}
+
 TEST_F(PathPolicyTest, EachRelapseDoublesTheTimeToProveItself) {
   Use(2);
   service.fill(100 * kUs);
