@@ -124,6 +124,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
   const EntryPtr entry = EntryOf(key);
   absl::MutexLock opening(&entry->opening);
   if (ibnbd_session* session = Pin(key); session != nullptr) {
+    Remember(key, session);
     const absl::Status told = Tell(key, session, wishes);
     if (told.ok()) return session;
     Leave(key, *entry);

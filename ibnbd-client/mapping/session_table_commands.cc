@@ -100,6 +100,25 @@ absl::Status SessionTable::WithSession(const SessionKey& key,
   return live(session);
 }
 
+void SessionTable::Remember(const SessionKey& key, ibnbd_session* session) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (settings_.contains(key)) return;
+  }
+  SessionSettings settings;
+  for (const ibnbd_path_info& path : PathsOf(session)) {
+    if (path.state == IBNBD_PATH_CLOSING) continue;
+    settings.paths.push_back({path.path, path.weight, path.id});
+  }
+  ibnbd_session_info info = {};
+  info.struct_size = sizeof(info);
+  if (settings.paths.empty() || ibnbd_session_get_info(session, &info) != 0) return;
+  settings.policy = info.policy;
+  settings.dead_after_ms = info.dead_after_ms;
+  absl::MutexLock lock(&mutex_);
+  settings_.try_emplace(key, std::move(settings));
+}
+
 void SessionTable::ForgetPath(const SessionKey& key, std::uint32_t id) {
   Change(key, [id](SessionSettings& settings) {
     std::erase_if(settings.paths, [id](const PathSetting& other) { return other.id == id; });
