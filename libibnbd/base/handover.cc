@@ -34,6 +34,19 @@ std::string FirstMessage(std::string_view program) {
                       absl::string_view("", 1));
 }
 
+// What is handed over is trusted, either way: only root and our own user may be at the other end.
+absl::StatusOr<ucred> CheckedPeer(int connection) {
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return ErrnoStatus(errno, "SO_PEERCRED");
+  }
+  if (peer.uid != 0 && peer.uid != geteuid()) {
+    return absl::PermissionDeniedError(absl::StrCat("user ", peer.uid, " is at the other end"));
+  }
+  return peer;
+}
+
 absl::StatusOr<sockaddr_un> AddressOf(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -173,14 +186,7 @@ absl::StatusOr<UniqueFd> HandoverSocket::HandOver(std::string_view program,
                                                   const std::vector<int>& sockets) {
   UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return ErrnoStatus(errno, "accept");
-  ucred peer{};
-  socklen_t length = sizeof peer;
-  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
-    return ErrnoStatus(errno, "SO_PEERCRED");
-  }
-  if (peer.uid != 0 && peer.uid != geteuid()) {
-    return absl::PermissionDeniedError(absl::StrCat("user ", peer.uid, " may not take over"));
-  }
+  ASSIGN_OR_RETURN(const ucred peer, CheckedPeer(connection.get()));
   RETURN_IF_ERROR(Send(connection.get(), FirstMessage(program), sockets, MSG_DONTWAIT));
   LOG_INFO("process ", peer.pid, " takes over");
   return connection;
@@ -203,6 +209,9 @@ absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string&
   if (connect(connection.get(), Generic(address), sizeof address) != 0) {
     if (errno == ENOENT || errno == ECONNREFUSED) return HandedOver();
     return ErrnoStatus(errno, what);
+  }
+  if (const auto peer = CheckedPeer(connection.get()); !peer.ok()) {
+    return Annotate(peer.status(), what);
   }
   auto taken = TakeFrom(program, connection.get(), timeout_ns);
   if (!taken.ok()) return Annotate(taken.status(), what);

@@ -71,6 +71,23 @@ start_server --handover "$work/server.sock" --export m=mem:1M
 expect_fail "it is no nbd-bridge of this kind" nbd-bridge --socket "$work/other.sock" --handover "$work/server.sock" "$uri/m"
 wait "$server_pid" # It has handed over, and has ended: its sockets are lost to both.
 server_pid=$first_server
+# Another user's: its clients might be anybody's descriptors.
+if [ "$(id -u)" -eq 0 ]; then
+  mkdir -m 777 "$work/theirs"
+  chmod 711 "$work"
+  start theirs setpriv --reuid 65534 --regid 65534 --clear-groups python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.bind(sys.argv[1])
+s.listen(4)
+print("ready", flush=True)
+while True: s.accept()[0].send(b"nbd-bridge listening sockets 1\0")' "$work/theirs/door"
+  theirs_pid=$pid
+  wait_for 20 grep -q ready "$work/theirs.log" || fail "the other user: $(cat "$work/theirs.log")"
+  expect_fail "user 65534 is at the other end" timeout 20 nbd-bridge --socket "$work/other.sock" --handover "$work/theirs/door" "$volume"
+  kill -KILL "$theirs_pid"
+else
+  echo "not root: who is at the other end of a hand-over is not tested"
+fi
 
 stop "$bridge_pid"
 
