@@ -18,13 +18,14 @@ for when in never always; do
   start_server --invalidate "$when" --export "vol=$work/vol.img" --export bait=mem:64M
   : >"$work/stop"
   (
-    rounds=0
-    while [ -e "$work/stop" ]; do
+    rounds=0 late=0
+    while [ -e "$work/stop" ] || [ $rounds = 0 ]; do
       run_fio "honest-$when" --ioengine="external:$engine" --thread --direct=1 --uri="$uri/vol" --rw=randwrite --bsrange=4k-128k \
-        --blockalign=4k --iodepth=8 --size=32M --io_size=8M --fsync=32 --verify=crc32c --do_verify=1 || exit 1
-      rounds=$((rounds + 1))
+        --blockalign=4k --iodepth=8 --size=32M --io_size=8M --fsync=32 --verify=crc32c --do_verify=1 && rounds=$((rounds + 1)) && continue
+      # In a flood of connects an emulated guest may take longer than 10 s for one of them.  IO must not notice.
+      grep -q "not established in time" "$work/honest-$when.log" && [ $((++late)) -le 3 ] || exit 1
     done
-    echo "$rounds honest rounds"
+    echo "$rounds honest rounds, $late connects that took too long"
   ) &
   honest=$!
   # What takes most memory first: it may be kept for the next, and must not grow any more.

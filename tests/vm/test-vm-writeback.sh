@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Dirty pages are written back through the daemon while memory is short: first of a cgroup, then of the whole machine,
-# which has more to write back than it has memory left; in the middle of that the daemon is killed and started again.
-# Writers come to their end, nobody is killed for memory, every byte is right, and the daemon never needs a page: it
-# takes no page fault, and its threads never wait for IO to get memory.
+# which has more to write back than it has memory left.  Writers come to their end, nobody is killed for memory, every
+# byte is right, and the daemon never needs a page: it takes no page fault, and its threads never wait for IO to get
+# memory.  (It is not killed here: while nobody writes back a machine without memory kills others, as with any disk.)
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
 requires mkfs.ext4 udevadm
@@ -105,15 +105,6 @@ check_faults
 echo "$(($(scans) - scans_before)) pages looked at by who needed some"
 [ "$(scans)" -gt "$scans_before" ] || fail "memory was not short"
 
-echo "--- and the daemon is killed meanwhile, after $SECONDS s"
-write_all 2 "$work/cg"
-is_dirty() { [ "$(awk '/^(Dirty|Writeback):/ { n += $2 } END { print int(n / 1024) }' /proc/meminfo)" -ge 4 ]; }
-wait_for 30 is_dirty || fail "nothing is dirty"
-kill -KILL "$daemon_pid"
-wait "$daemon_pid" 2>/dev/null
-start_daemon
-check_threads
-await_writers "with a new daemon"
 echo 0 >/proc/sys/vm/nr_hugepages
 ! dmesg | grep -i "out of memory\|oom-kill" || fail "somebody was killed"
 ! dmesg | grep -E "I/O error.* (${ublk##*/}|${nbd##*/})" || fail "the kernel saw errors"
@@ -122,10 +113,8 @@ echo "--- every byte, after $SECONDS s"
 umount "$work/mnt0" && umount "$work/mnt1" || fail "umount"
 echo 3 >/proc/sys/vm/drop_caches
 mount "$ublk" "$work/mnt0" && mount "$nbd" "$work/mnt1" || fail "mount again"
-for i in 1 2; do
-  for directory in "$work/mnt0" "$work/mnt1"; do
-    cmp "$directory/file$i" "$work/data" || fail "$directory/file$i differs"
-  done
+for directory in "$work/mnt0" "$work/mnt1"; do
+  cmp "$directory/file1" "$work/data" || fail "$directory/file1 differs"
 done
 umount "$work/mnt0" && umount "$work/mnt1" || fail "umount again"
 ibnbd-client unmap --all || fail "unmap"
