@@ -15,6 +15,7 @@ enum class End {
   kRecovers,  // The path is lost, the next one is honest, all IO succeeds.
   kIgnored,   // All IO succeeds, and the path is not lost.
   kFails,     // A session, but then errors.
+  kNothing,   // IO waits until it is cancelled, or fails because the server was away for too long.
   kCancelled  // IO waits until it is cancelled: the server lives, and nothing says that it never
               // will.
 };

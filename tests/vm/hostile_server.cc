@@ -45,6 +45,8 @@ bool EndsAs(const VictimReport& seen, End wanted) {
       return seen.session == 0 && seen.all_succeeded() && seen.reconnects == 0;
     case End::kFails:
       return seen.session == 0 && (seen.device < 0 || seen.failed > 0);
+    case End::kNothing:
+      return seen.device == 0 && seen.submitted > 0 && seen.succeeded == 0;
     case End::kCancelled:
       return seen.device == 0 && seen.cancelled > 0;
   }
