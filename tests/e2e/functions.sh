@@ -61,6 +61,7 @@ wait_for() {
 start() {
   local name=$1
   shift
+  rm -f "$work/$name.log" # Who waits for a line must not see that of the one before.
   "$@" >"$work/$name.log" 2>&1 </dev/null &
   pid=$!
   pids+=("$pid")
