@@ -103,6 +103,8 @@ class PathPolicy {
     return (mask >> path & 1) != 0;
   }
   [[nodiscard]] int PickRoundRobin(std::uint32_t mask);
+  template <class WorkOf>
+  [[nodiscard]] int PickLeast(std::uint32_t mask, const WorkOf& work_of);
   [[nodiscard]] int PickMinInflight(std::uint32_t mask, std::uint64_t cost);
   [[nodiscard]] int PickSoonest(std::uint32_t mask, std::uint64_t cost, std::size_t work_class);
   [[nodiscard]] int PickMinLatency(std::uint32_t mask, std::size_t work_class);

@@ -88,13 +88,15 @@ int PathPolicy::PickRoundRobin(std::uint32_t mask) {
   return best;
 }
 
-int PathPolicy::PickMinInflight(std::uint32_t mask, std::uint64_t cost) {
+// Who has the least work for its weight; equals take turns.
+template <class WorkOf>
+int PathPolicy::PickLeast(std::uint32_t mask, const WorkOf& work_of) {
   int best = -1;
   std::uint64_t best_work = 0, best_weight = 1;
   for (std::uint32_t n = 1; n <= kClientPathsMax; ++n) {
     const std::uint32_t i = (turn_ + n) % kClientPathsMax;
     if (!Has(mask, i)) continue;
-    const std::uint64_t work = paths_[i].inflight_cost + cost;
+    const std::uint64_t work = work_of(paths_[i]);
     const std::uint64_t weight = std::max<std::uint32_t>(paths_[i].weight, 1);
     if (best < 0 || work * best_weight < best_work * weight) {
       best = static_cast<int>(i);
@@ -104,6 +106,10 @@ int PathPolicy::PickMinInflight(std::uint32_t mask, std::uint64_t cost) {
   }
   turn_ = static_cast<std::uint32_t>(best);
   return best;
+}
+
+int PathPolicy::PickMinInflight(std::uint32_t mask, std::uint64_t cost) {
+  return PickLeast(mask, [cost](const Path& path) { return path.inflight_cost + cost; });
 }
 
 int PathPolicy::PickMinLatency(std::uint32_t mask, std::size_t work_class) {
@@ -128,22 +134,9 @@ int PathPolicy::PickSoonest(std::uint32_t mask, std::uint64_t cost, std::size_t 
     if (!Has(mask, i) || estimate.samples < kSamplesMin) continue;
     if (best_ns == 0 || estimate.unit_ns < best_ns) best_ns = estimate.unit_ns;
   }
-  int best = -1;
-  std::uint64_t best_work = 0, best_weight = 1;
-  for (std::uint32_t n = 1; n <= kClientPathsMax; ++n) {
-    const std::uint32_t i = (turn_ + n) % kClientPathsMax;
-    if (!Has(mask, i)) continue;
-    const std::uint64_t work =
-        (paths_[i].inflight_cost + cost) * Slowness(paths_[i], work_class, best_ns);
-    const std::uint64_t weight = std::max<std::uint32_t>(paths_[i].weight, 1);
-    if (best < 0 || work * best_weight < best_work * weight) {
-      best = static_cast<int>(i);
-      best_work = work;
-      best_weight = weight;
-    }
-  }
-  turn_ = static_cast<std::uint32_t>(best);
-  return best;
+  return PickLeast(mask, [this, cost, work_class, best_ns](const Path& path) {
+    return (path.inflight_cost + cost) * Slowness(path, work_class, best_ns);
+  });
 }
 
 std::uint64_t PathPolicy::Slowness(const Path& path, std::size_t work_class,
