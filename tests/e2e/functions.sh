@@ -122,3 +122,18 @@ stop() {
   wait "$1" || rc=$?
   [ "$rc" -eq 0 ] || fail "process $1 ended with code $rc after SIGTERM"
 }
+
+# rewrite_through_bridge SIZES: fio on the bridge, until there is $work/enough.  The same blocks again and again: an old write that
+# comes late is found.
+rewrite_through_bridge() {
+  local i
+  for ((i = 1;; i++)); do
+    env -C "$work" fio --name=verify --verify_state_save=0 --verify_fatal=1 --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite \
+      --norandommap --randseed=$i --bsrange="$1" --bs_unaligned=0 --iodepth=16 --serialize_overlap=1 --size=8M --io_size=32M \
+      --fsync=50 --verify=crc32c --do_verify=1 >"$work/verify.log" 2>&1 </dev/null || return 1
+    [ ! -e "$work/enough" ] || break
+  done
+  echo "$i rounds of fio"
+}
+# has_changed FILE WHEN: it was written to since then, which `stat -c %y` said.
+has_changed() { [ "$(stat -c %y "$1")" != "$2" ]; }

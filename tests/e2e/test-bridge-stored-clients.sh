@@ -73,9 +73,8 @@ wait_for 20 test -e "$work/serving" || fail "the bridge does not start"
 start odd python3 "$here/odd_nbd_clients.py" "$work/bridge.sock" "$work/odd"
 odd_pid=$pid
 wait_for 20 test -e "$work/odd.ready" || fail "the odd clients: $(cat "$work/odd.log")"
-has_changed() { [ "$(stat -c %y "$work/vol.img")" != "$1" ]; }
 for i in 1 2 3 4 5; do
-  wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "before restart $i: no IO"
+  wait_for 60 has_changed "$work/vol.img" "$(stat -c %y "$work/vol.img")" || fail "before restart $i: no IO"
   [ $i -lt 5 ] || { : >"$work/odd.enough"; wait "$odd_pid" || fail "an odd client: $(cat "$work/odd.log")"; break; }
   : >"$work/go"
   wait_for 60 test -e "$work/done" || fail "restart $i: the bridge does not come back"

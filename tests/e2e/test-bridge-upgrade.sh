@@ -23,22 +23,10 @@ serve
 start odd python3 "$here/odd_nbd_clients.py" "$socket" "$work/odd"
 odd_pid=$pid
 wait_for 20 test -e "$work/odd.ready" || fail "the odd clients: $(cat "$work/odd.log")"
-# The same blocks again and again: an old write that comes late is found.
-rewrite_until_told() {
-  local i
-  for ((i = 1;; i++)); do
-    env -C "$work" fio --name=verify --verify_state_save=0 --verify_fatal=1 --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite \
-      --norandommap --randseed=$i --bsrange=4k-512k --bs_unaligned=0 --iodepth=16 --serialize_overlap=1 --size=8M --io_size=32M \
-      --fsync=50 --verify=crc32c --do_verify=1 >"$work/verify.log" 2>&1 </dev/null || return 1
-    [ ! -e "$work/enough" ] || break
-  done
-  echo "$i rounds of fio"
-}
-rewrite_until_told &
+rewrite_through_bridge 4k-512k &
 fio_pid=$!
-has_changed() { [ "$(stat -c %y "$work/vol.img")" != "$1" ]; }
 for ((i = 1; i <= ${UPGRADES:-8}; i++)); do
-  wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "before upgrade $i: no IO"
+  wait_for 60 has_changed "$work/vol.img" "$(stat -c %y "$work/vol.img")" || fail "before upgrade $i: no IO"
   before=$bridge_pid
   serve
   rc=0
@@ -47,7 +35,7 @@ for ((i = 1; i <= ${UPGRADES:-8}; i++)); do
   alive "$fio_pid" || fail "upgrade $i: fio has ended: $(tail -n 5 "$work/verify.log")"
   alive "$odd_pid" || fail "upgrade $i: an odd client: $(cat "$work/odd.log")"
 done
-wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "no IO after the last upgrade"
+wait_for 60 has_changed "$work/vol.img" "$(stat -c %y "$work/vol.img")" || fail "no IO after the last upgrade"
 : >"$work/odd.enough"
 wait "$odd_pid" || fail "an odd client: $(cat "$work/odd.log")"
 tail -n 1 "$work/odd.log"

@@ -18,22 +18,10 @@ case $IBNBD_E2E_LISTEN in tcp:*)
   wait_for 20 grep -q knocking "$work/knock.log" || fail "nobody knocks"
   ;;
 esac
-# The same blocks again and again: an old write that comes late is found.
-rewrite_until_told() {
-  local i
-  for ((i = 1;; i++)); do
-    env -C "$work" fio --name=verify --verify_state_save=0 --verify_fatal=1 --ioengine=nbd --uri="$(nbd_uri)" --rw=randwrite \
-      --norandommap --randseed=$i --bsrange=4k-64k --bs_unaligned=0 --iodepth=16 --serialize_overlap=1 --size=8M --io_size=32M \
-      --fsync=50 --verify=crc32c --do_verify=1 >"$work/verify.log" 2>&1 </dev/null || return 1
-    [ ! -e "$work/enough" ] || break
-  done
-  echo "$i rounds of fio"
-}
-rewrite_until_told &
+rewrite_through_bridge 4k-64k &
 fio_pid=$!
-has_changed() { [ "$(stat -c %y "$work/vol.img")" != "$1" ]; }
 for ((i = 1; i <= ${UPGRADES:-10}; i++)); do
-  wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "before upgrade $i: no IO"
+  wait_for 60 has_changed "$work/vol.img" "$(stat -c %y "$work/vol.img")" || fail "before upgrade $i: no IO"
   before=$server_pid
   start_server --handover "$door" --export "vol=$work/vol.img"
   [ "$port" = "$port_wanted" ] || fail "upgrade $i: the port is $port"
@@ -44,7 +32,7 @@ for ((i = 1; i <= ${UPGRADES:-10}; i++)); do
   alive "$fio_pid" || fail "upgrade $i: fio has ended: $(tail -n 5 "$work/verify.log")"
   [ -z "$knock_pid" ] || alive "$knock_pid" || fail "upgrade $i: a connect was refused: $(cat "$work/knock.log")"
 done
-wait_for 60 has_changed "$(stat -c %y "$work/vol.img")" || fail "no IO after the last upgrade"
+wait_for 60 has_changed "$work/vol.img" "$(stat -c %y "$work/vol.img")" || fail "no IO after the last upgrade"
 : >"$work/enough"
 [ -z "$knock_pid" ] || wait "$knock_pid" || fail "a connect was refused: $(cat "$work/knock.log")"
 wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/verify.log")"
