@@ -10,6 +10,7 @@ import tempfile
 
 from bench_fio import medians
 from bench_paths import CUT_SECONDS, CUTS, HEALTHY, SCENARIOS, WORKLOADS
+from bench_vm_host import sign_and_save
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ILL = ("delay", "loss", "half")
@@ -112,10 +113,6 @@ def main(options):
     seen, code = run_in_guest(options, names)
     if seen is None:
         return code or 1
-    revision = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    seen |= {"icount": options.icount, "command": " ".join(sys.argv), "revision": revision.stdout.strip() or "unknown"}
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(seen, file, indent=1)
+    sign_and_save(seen, options)
     print_report(seen)
     return code

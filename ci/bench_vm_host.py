@@ -203,6 +203,15 @@ def print_report(seen, names):
     return not outcomes["failed"]
 
 
+def sign_and_save(seen, options):
+    """How and of what it was measured; and all of it where --json says."""
+    revision = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    seen |= {"icount": options.icount, "command": " ".join(sys.argv), "revision": revision.stdout.strip() or "unknown"}
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(seen, file, indent=1)
+
+
 def main(options, names):
     """The exit code: a missed goal is no failure, a peer that broke while it was measured is one."""
     if options.report:
@@ -212,9 +221,5 @@ def main(options, names):
     seen, code = run_in_guest(options, names)
     if seen is None:
         return code or 1
-    revision = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    seen |= {"icount": options.icount, "command": " ".join(sys.argv), "revision": revision.stdout.strip() or "unknown"}
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(seen, file, indent=1)
+    sign_and_save(seen, options)
     return 0 if print_report(seen, names) and code == 0 else 1
