@@ -2,21 +2,14 @@
 // The whole bridge, threads and sockets, over a library that is a fake: commands and their errors,
 // flow control, hostile clients, clients that leave, the end, and that the data path does not
 // allocate.
-#include "nbd-bridge/bridge.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
-
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <thread>
 #include <vector>
 
-#include "base/log.h"
-#include "nbd-bridge/fake_ibnbd.h"
-#include "nbd-bridge/test_client.h"
+#include "nbd-bridge/bridge_fixture.h"
 
 namespace {
 std::atomic<bool> counting{false};
@@ -35,61 +28,6 @@ namespace ibnbd::bridge {
 namespace {
 
 using proto::NbdCmd;
-constexpr std::uint32_t kMiB = 1u << 20;
-
-class BridgeTest : public ::testing::Test {
- protected:
-  BridgeTest() {
-    SetLogSink([](LogLevel, const std::string&) {}, LogLevel::kWarn);
-    char name[] = "/tmp/nbd_bridge_test.XXXXXX";
-    directory_ = ::mkdtemp(name);
-    options_.listen = {"unix:" + path()};
-    AddVolume("vol0");
-    auto& seen = fake::switches();
-    seen.device_size = 64 * kMiB;
-    seen.logical_block_size = 512;
-    seen.can_discard = seen.can_write_zeroes = true;
-    seen.hold = false;
-    seen.fail_with = 0;
-    seen.fail_flush_on_queue = -1;
-    seen.io_depth_max = 1024;
-    seen.ios_done = seen.flushes = seen.fua_writes = seen.zeroes_without_unmap = 0;
-  }
-  ~BridgeTest() override {
-    fake::switches().hold = false;
-    const bool expect_clean = bridge_ != nullptr && !gave_up_;
-    bridge_.reset();
-    if (expect_clean) {
-      EXPECT_EQ(fake::switches().buffers, 0);
-      EXPECT_EQ(fake::switches().sessions, 0);
-    }
-    if (handed_over_) (void)::unlink(path().c_str());
-    struct stat info {};
-    EXPECT_NE(::stat(path().c_str(), &info), 0) << "the socket file is still there";
-    ::rmdir(directory_.c_str());
-  }
-  void AddVolume(const std::string& name, const std::string& server = "tcp://server/") {
-    options_.volumes.volumes.push_back({name, *ParseUri(server + name)});
-  }
-  void StartBridge() {
-    auto bridge = Bridge::Start(options_);
-    ASSERT_TRUE(bridge.ok()) << bridge.status();
-    bridge_ = *std::move(bridge);
-  }
-  TestClient Client(bool structured = false, const std::string& name = "vol0") {
-    TestClient client(path());
-    EXPECT_TRUE(client.Open(name, structured));
-    return client;
-  }
-  std::string path() const { return directory_ + "/s"; }
-
-  std::string directory_;
-  BridgeOptions options_;
-  std::unique_ptr<Bridge> bridge_;
-  bool gave_up_ = false;
-  bool handed_over_ = false;  // The socket file is the next process's.
-};
-
 TEST_F(BridgeTest, WhatWasWrittenIsReadBackInEverySize) {
   StartBridge();
   TestClient client = Client();
@@ -351,47 +289,6 @@ TEST_F(BridgeTest, StopGivesUpOnHeldIoAtItsDeadline) {
   ASSERT_EQ(client.ReceiveError(), proto::kNbdEinval);
   gave_up_ = true;
   EXPECT_FALSE(bridge_->Stop());
-}
-
-TEST_F(BridgeTest, AHandOverFlushesEveryQueueOfEveryVolume) {
-  options_.thread_count = 3;
-  AddVolume("vol1");
-  StartBridge();
-  TestClient client = Client();
-  std::vector<HandedClient> clients;
-  handed_over_ = true;
-  EXPECT_TRUE(bridge_->StopFor(&clients));
-  EXPECT_EQ(clients.size(), 1u);
-  EXPECT_EQ(fake::switches().flushes, 6u);
-}
-
-TEST_F(BridgeTest, AClientIsNotHandedOverWhenAnyFlushOfItsVolumeFails) {
-  options_.thread_count = 2;
-  AddVolume("other", "tcp://other/");
-  StartBridge();
-  TestClient first = Client();
-  TestClient second = Client();
-  fake::switches().fail_flush_on_queue = 1;
-  std::vector<HandedClient> clients;
-  handed_over_ = true;
-  EXPECT_FALSE(bridge_->StopFor(&clients));
-  ASSERT_TRUE(clients.empty());
-  EXPECT_TRUE(first.AtEnd());
-  EXPECT_TRUE(second.AtEnd());
-}
-
-TEST_F(BridgeTest, AFlushAtAHandOverThatHangsIsGivenUp) {
-  options_.stop_timeout_ms = 50;
-  StartBridge();
-  TestClient client = Client();
-  char data[512];
-  ASSERT_EQ(client.Do(NbdCmd::kRead, 0, 512, 0, data), 0);
-  fake::switches().hold = true;
-  std::vector<HandedClient> clients;
-  handed_over_ = true;
-  EXPECT_FALSE(bridge_->StopFor(&clients));
-  ASSERT_TRUE(clients.empty());
-  EXPECT_TRUE(client.AtEnd());
 }
 
 TEST_F(BridgeTest, VolumesOfOneServerShareASession) {

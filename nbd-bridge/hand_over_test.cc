@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// From one bridge to the next, both here, over a library that is a fake: which clients go on, which
+// do not, and that each is told.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "nbd-bridge/bridge_fixture.h"
+
+namespace ibnbd::bridge {
+namespace {
+
+using proto::NbdCmd;
+using HandOverTest = BridgeTest;
+
+TEST_F(HandOverTest, AHandOverFlushesEveryQueueOfEveryVolume) {
+  options_.thread_count = 3;
+  AddVolume("vol1");
+  StartBridge();
+  TestClient client = Client();
+  std::vector<HandedClient> clients;
+  handed_over_ = true;
+  EXPECT_TRUE(bridge_->StopFor(&clients));
+  EXPECT_EQ(clients.size(), 1u);
+  EXPECT_EQ(fake::switches().flushes, 6u);
+}
+
+TEST_F(HandOverTest, AClientIsNotHandedOverWhenAnyFlushOfItsVolumeFails) {
+  options_.thread_count = 2;
+  AddVolume("other", "tcp://other/");
+  StartBridge();
+  TestClient first = Client();
+  TestClient second = Client();
+  fake::switches().fail_flush_on_queue = 1;
+  std::vector<HandedClient> clients;
+  handed_over_ = true;
+  EXPECT_FALSE(bridge_->StopFor(&clients));
+  ASSERT_TRUE(clients.empty());
+  EXPECT_TRUE(first.AtEnd());
+  EXPECT_TRUE(second.AtEnd());
+}
+
+TEST_F(HandOverTest, AFlushAtAHandOverThatHangsIsGivenUp) {
+  options_.stop_timeout_ms = 50;
+  StartBridge();
+  TestClient client = Client();
+  char data[512];
+  ASSERT_EQ(client.Do(NbdCmd::kRead, 0, 512, 0, data), 0);
+  fake::switches().hold = true;
+  std::vector<HandedClient> clients;
+  handed_over_ = true;
+  EXPECT_FALSE(bridge_->StopFor(&clients));
+  ASSERT_TRUE(clients.empty());
+  EXPECT_TRUE(client.AtEnd());
+}
+
+}  // namespace
+}  // namespace ibnbd::bridge
