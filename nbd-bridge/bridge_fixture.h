@@ -38,6 +38,8 @@ class BridgeTest : public ::testing::Test {
     auto& seen = fake::switches();
     seen.device_size = 64 * kMiB;
     seen.logical_block_size = 512;
+    seen.volume_id = 0;
+    seen.fail_info = 0;
     seen.can_discard = seen.can_write_zeroes = true;
     seen.hold = false;
     seen.fail_with = 0;

@@ -29,6 +29,7 @@ struct ibnbd_device {
   std::string name;
   std::byte* memory = nullptr;
   std::uint64_t size = 0;
+  std::uint64_t id = 0;
   bool read_only = false;
 };
 struct ibnbd_buffer {
@@ -145,6 +146,7 @@ int ibnbd_device_open(ibnbd_session* session, const char* name, const ibnbd_devi
   auto device = std::make_unique<ibnbd_device>();
   device->name = name;
   device->size = switches().device_size.load();
+  device->id = switches().volume_id.load();
   device->read_only = !writes;
   device->memory =
       static_cast<std::byte*>(::mmap(nullptr, device->size, PROT_READ | PROT_WRITE,
@@ -162,6 +164,10 @@ int ibnbd_session_list(ibnbd_session*, uint32_t, ibnbd_export_fn fn, void* opaqu
 }
 
 int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out) {
+  if (const int error = switches().fail_info.load(); error != 0) {
+    return Fail(error, "ibnbd_device_get_info: no answer");
+  }
+  out->volume_id = device->id;
   out->size = device->size;
   out->logical_block_size = out->physical_block_size = switches().logical_block_size.load();
   out->io_size_max = 128 << 10;

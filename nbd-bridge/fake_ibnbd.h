@@ -15,6 +15,8 @@ struct Switches {
   std::atomic<std::uint64_t> device_size{64u << 20};
   std::atomic<std::uint32_t> logical_block_size{512};
   std::atomic<std::uint32_t> device_flags{IBNBD_DEVICE_WRITE_CACHE | IBNBD_DEVICE_FUA};
+  std::atomic<std::uint64_t> volume_id{0};  // Of the devices that are opened from now on.
+  std::atomic<int> fail_info{0};            // What ibnbd_device_get_info() ends with, if not 0.
   std::atomic<bool> can_discard{true};
   std::atomic<bool> can_write_zeroes{true};
   std::atomic<bool> hold{false};                  // IOs wait, as when the server is lost.

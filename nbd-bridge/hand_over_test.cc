@@ -55,5 +55,36 @@ TEST_F(HandOverTest, AFlushAtAHandOverThatHangsIsGivenUp) {
   EXPECT_TRUE(client.AtEnd());
 }
 
+TEST_F(HandOverTest, AClientGoesOnWithItsVolumeAndWithNoOther) {
+  for (const std::uint64_t id_now : {4711u, 4712u, 0u}) {
+    SCOPED_TRACE(id_now);
+    fake::switches().volume_id = 4711;
+    StartBridge();
+    TestClient client = Client();
+    // What a client was told of its volume is known, also when nobody answers just now.
+    fake::switches().fail_info = -ETIMEDOUT;
+    Inheritance next = HandOver();
+    fake::switches().fail_info = 0;
+    fake::switches().volume_id = id_now;
+    StartBridge(std::move(next));
+    char data[512];
+    // A server that has no ids cannot be told from the one before.
+    EXPECT_EQ(client.Do(NbdCmd::kRead, 0, 512, 0, data), id_now == 4712 ? -1 : 0);
+    bridge_.reset();
+  }
+}
+
+TEST_F(HandOverTest, AVolumeOfWhichNothingIsKnownIsNotServed) {
+  fake::switches().fail_info = -ETIMEDOUT;
+  EXPECT_THAT(std::string(Bridge::Start(options_).status().message()),
+              ::testing::HasSubstr("no answer"));
+}
+
+TEST_F(HandOverTest, ANewClientIsToldTheSizeThoughNobodyAnswersJustNow) {
+  StartBridge();
+  fake::switches().fail_info = -ETIMEDOUT;
+  EXPECT_EQ(Client().export_size, 64u * kMiB);
+}
+
 }  // namespace
 }  // namespace ibnbd::bridge

@@ -142,16 +142,13 @@ absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
     refusal = result == 0 ? absl::OkStatus() : LibraryError(result, what);
   }
   RETURN_IF_ERROR(refusal);
+  volume.opened.struct_size = sizeof(volume.opened);
+  result = ibnbd_device_get_info(volume.device, &volume.opened);
+  if (result != 0) return LibraryError(result, what);
   volume.read_only = options.access == IBNBD_READ_ONLY;
   volume.description = spec.uri.ToString();
   volumes_.push_back(std::move(volume));
   return absl::OkStatus();
-}
-
-std::uint64_t Volume::id() const {
-  ibnbd_device_info info{};
-  info.struct_size = sizeof(info);
-  return ibnbd_device_get_info(device, &info) == 0 ? info.volume_id : 0;
 }
 
 std::vector<bool> VolumeTable::Flush(std::uint32_t timeout_ms) {
@@ -230,11 +227,10 @@ NbdExport VolumeTable::Describe(std::size_t index) const {
   const Volume& volume = volumes_[index];
   ibnbd_device_info info{};
   info.struct_size = sizeof(info);
-  NbdExport result;
-  if (ibnbd_device_get_info(volume.device, &info) == 0) {
-    if (volume.read_only) info.flags |= IBNBD_DEVICE_READ_ONLY;
-    result = ExportOf(info, options_.payload_size_max);
-  }
+  // It may have grown; if that cannot be said now, it is at least what it was.
+  if (ibnbd_device_get_info(volume.device, &info) != 0) info = volume.opened;
+  if (volume.read_only) info.flags |= IBNBD_DEVICE_READ_ONLY;
+  NbdExport result = ExportOf(info, options_.payload_size_max);
   result.name = volume.export_name;
   result.description = volume.description;
   return result;

@@ -43,8 +43,10 @@ struct Volume {
   std::size_t session_index = 0;
   ibnbd_device* device = nullptr;
   bool read_only = false;
+  // As it was opened: another id or other abilities are another volume, which is held, not served.
+  ibnbd_device_info opened{};
 
-  [[nodiscard]] std::uint64_t id() const;  // 0: the server does not say.
+  [[nodiscard]] std::uint64_t id() const { return opened.volume_id; }  // 0: the server has none.
 };
 
 class VolumeTable final : public NbdExports {
