@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <iterator>
 #include <utility>
 
@@ -29,7 +30,7 @@ class Bridge::Acceptor final : public LoopMember, public RingOp {
   }
   void OnCqe(int result) override {
     armed_ = false;
-    if (draining_) {
+    if (stopping_) {
       if (result >= 0) bridge_.HandOverNew(UniqueFd(result));
       loop_.RequestTurnEnd(*this);
       return;
@@ -43,17 +44,21 @@ class Bridge::Acceptor final : public LoopMember, public RingOp {
     }
     Arm();
   }
-  void OnTurnEnd() override {
-    if (draining_ && !armed_) loop_.Remove(*this);
-  }
-  void OnTick() override {
-    if (!armed_ && !draining_) Arm();
-  }
-  void OnDrain() override {
-    draining_ = true;
+  // Until it has gone, somebody may still come.
+  void Stop() {
+    if (std::exchange(stopping_, true)) return;
     if (armed_) loop_.Cancel(*this);
     loop_.RequestTurnEnd(*this);
   }
+  void OnTurnEnd() override {
+    if (!stopping_ || armed_) return;
+    loop_.Remove(*this);
+    bridge_.acceptors_gone_.release();
+  }
+  void OnTick() override {
+    if (!armed_ && !stopping_) Arm();
+  }
+  void OnDrain() override { Stop(); }
 
  private:
   void Arm() {
@@ -67,7 +72,7 @@ class Bridge::Acceptor final : public LoopMember, public RingOp {
   EventLoop& loop_;
   const int fd_;
   bool armed_ = false;
-  bool draining_ = false;
+  bool stopping_ = false;
 };
 
 Bridge::Bridge(const BridgeOptions& options) : options_(options) {}
@@ -192,14 +197,26 @@ void Bridge::HandOverNew(UniqueFd socket) {
   context.handed_over.push_back({std::move(socket), FormatClientState(state)});
 }
 
+// Who is accepted is dealt to a loop, and a loop that drains knows only those who are there: so all
+// of them are, before the first loop drains.
+void Bridge::StopAccepting() {
+  constexpr std::chrono::seconds kPatience(5);  // No more than a turn of the first loop is due.
+  loops_[0].events->Post([this] {
+    for (const auto& acceptor : acceptors_) acceptor->Stop();
+  });
+  for (std::size_t i = 0; i < acceptors_.size(); ++i) {
+    if (acceptors_gone_.try_acquire_for(kPatience)) continue;
+    LOG_ERROR("the first thread does not answer; clients that come now are lost");
+    return;
+  }
+}
+
 // False: there are connections left.
 bool Bridge::JoinLoops() {
   stopped_ = true;
   const std::int64_t deadline_ns = clock_.NowNs() + options_.stop_timeout_ms * kNsPerMs;
-  // The first loop last: it deals clients to the others until it drains.
-  for (auto loop = loops_.rbegin(); loop != loops_.rend(); ++loop) {
-    loop->events->StartDrain(deadline_ns);
-  }
+  StopAccepting();
+  for (Loop& loop : loops_) loop.events->StartDrain(deadline_ns);
   for (Loop& loop : loops_) loop.thread.join();
   sockets_.clear();
   acceptors_.clear();

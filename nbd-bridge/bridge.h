@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <semaphore>
 #include <string>
 #include <thread>
 #include <vector>
@@ -70,6 +71,7 @@ class Bridge {
   absl::Status Listen(Inheritance* inheritance);
   void StartLoops();
   void Resume(std::vector<HandedClient> clients);
+  void StopAccepting();
   bool JoinLoops();
   bool FlushFor(std::vector<HandedClient>* clients);
   bool CloseAll(bool clean);
@@ -83,7 +85,8 @@ class Bridge {
   std::atomic<int> connection_count_{0};
   std::vector<Loop> loops_;
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
-  std::size_t next_loop_ = 0;  // First loop's thread.
+  std::counting_semaphore<> acceptors_gone_{0};  // Released by each that has.
+  std::size_t next_loop_ = 0;                    // First loop's thread.
   std::size_t next_of_resumed_ = 0;
   bool stopped_ = false;
 };
