@@ -295,6 +295,18 @@ TEST_F(ClientPathsTest, AStuckConnectionOfTheOnlyPathIsNoticedByHeartbeats) {
   ExpectAllOnceAndWell();
 }
 
+TEST_F(ClientPathsTest, AnIdleSessionOutlivesAServerWhoseControlThreadIsHeldUp) {
+  client_.options().session.more_paths.clear();
+  ASSERT_TRUE(client_.Start(node_.address()).ok());
+  Device* device = *client_.Open("vol0");
+  world_.StallReactor(node_.control_reactor(), 100 * kNsPerSecond);
+  world_.RunFor(100 * kNsPerSecond);
+  SubmitMany(*device, IoOp::kWrite, 64);
+  ASSERT_TRUE(AwaitAll());
+  ExpectAllOnceAndWell();
+  EXPECT_EQ(session().stats().reconnects, 0u);
+}
+
 TEST_F(ClientPathsTest, ASlowDiskIsNotTakenForAStuckConnection) {
   Device* device = StartAndOpen(rtrs::PathPolicyKind::kAdaptive);
   backend_->HoldIos();

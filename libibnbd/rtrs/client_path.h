@@ -73,6 +73,7 @@ class ClientPath final : public ConnectionObserver {
   void Look(std::uint64_t look);
   void Judge();
   void SendHeartbeat(std::uint32_t cid);
+
   // The session's interval is another one now.
   void RestartHeartbeat();
   void set_weight(std::uint32_t weight) { options_.weight = weight; }
@@ -158,6 +159,7 @@ class ClientPath final : public ConnectionObserver {
   void RestartWatches();
   // `owes`: an answer of the server's is awaited there.
   bool LooksDead(Watch& watch, std::uint32_t cid, bool owes);
+  void AskIoConnections();
   void OnHeartbeatTimer();
   [[nodiscard]] std::uint64_t ReceiveCount() const;
   [[nodiscard]] std::uint32_t lane_count() const {

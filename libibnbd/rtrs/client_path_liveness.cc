@@ -70,6 +70,7 @@ void ClientPath::OnHeartbeatTimer() {
       break;
     case Heartbeat::Verdict::kWait:
       ++stats_.heartbeats_missed;
+      AskIoConnections();
       break;
   }
   for (std::uint32_t cid = 1; limits_.peer_is_ibnbd && cid < connections_.size(); ++cid) {
@@ -80,6 +81,14 @@ void ClientPath::OnHeartbeatTimer() {
                                             beats_[cid].heartbeat.missed(), " heartbeats")));
   }
   heartbeat_timer_.ArmAfter(HeartbeatInterval(session_, limits_));
+}
+
+// Connection 0 says nothing.  Nor do the others of an idle session, unless they are asked, one by
+// one: it must not end because the server's control thread is held up.
+void ClientPath::AskIoConnections() {
+  const auto io_connections = static_cast<std::uint32_t>(connections_.size()) - 1;
+  if (!limits_.peer_is_ibnbd || io_connections == 0) return;
+  SendHeartbeat(1 + heartbeat_.missed() % io_connections);
 }
 
 // One interval has passed.  Who says something by itself is not asked.  An answer may be there

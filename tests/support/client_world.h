@@ -69,6 +69,7 @@ class ServerNode {
   [[nodiscard]] sim::Host& host() { return host_; }
   [[nodiscard]] TestExports& exports() { return exports_; }
   [[nodiscard]] Server& server() { return *server_; }
+  [[nodiscard]] Reactor& control_reactor() { return ports_[0]->reactor(); }
 
  private:
   sim::World& world_;
