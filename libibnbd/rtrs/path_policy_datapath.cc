@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -22,6 +23,12 @@ constexpr std::int64_t kEqualSlackNs = 5'000;
 // A path that harmed one request for some time is left alone for several times that,
 constexpr std::int64_t kProbationFactor = 5;
 constexpr std::int64_t kProbePauseFactor = 100;  // and probed with a hundredth of the time.
+
+// 64-bit divisions take several times as long, and every request pays for two.
+std::uint32_t Narrow(std::uint64_t value) {
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(value, std::numeric_limits<std::uint32_t>::max()));
+}
 
 }  // namespace
 
@@ -255,7 +262,8 @@ std::uint32_t PathPolicy::OnPosted(std::uint32_t index, const PathWork& work, st
   if (path.inflight++ == 0) path.sign_ns = now_ns;
   const std::uint64_t cost = CostOf(work);
   path.inflight_cost += cost;
-  return static_cast<std::uint32_t>(path.inflight_cost / cost);
+  if (path.inflight == 1) return 1;
+  return Narrow(path.inflight_cost) / Narrow(cost);
 }
 
 void PathPolicy::Learn(Estimate& estimate, std::int64_t ns, std::int64_t unit_ns) {
@@ -282,7 +290,8 @@ std::int64_t PathPolicy::OnAnswered(std::uint32_t index, const PathWork& work, s
   const std::size_t work_class = ClassOf(work);
   Estimate& estimate = path.estimates[work_class];
   const std::int64_t ns = std::max<std::int64_t>(now_ns - posted_ns, 1);
-  Learn(estimate, ns, std::max<std::int64_t>(ns / std::max(load, 1u), 1));
+  const std::int64_t unit_ns = load > 1 ? Narrow(static_cast<std::uint64_t>(ns)) / load : ns;
+  Learn(estimate, ns, std::max<std::int64_t>(unit_ns, 1));
   if (path.drained) {
     if (now_ns >= path.sampled_until_ns) {
       path.sampled_before = std::exchange(path.sampled, 0);
