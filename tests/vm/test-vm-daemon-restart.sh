@@ -4,10 +4,10 @@
 # and fio on /dev/nbdN: the nodes and the mount stay, nobody sees an error, IO goes on, every byte is right and no
 # older one comes back, nothing leaks.  SIGTERM is the same, so is an upgrade.  Killed in the middle of a map, it leaves
 # a device that the next one serves, or none.
-. "$(dirname "$0")/functions.sh"
+. "$(dirname "$0")/fixed-ublk.sh"
 . "$(dirname "$0")/map-functions.sh"
 requires mkfs.ext4 e2fsck fio udevadm
-modprobe -a nbd ublk_drv ext4 || fail "a module is missing"
+modprobe -a nbd ext4 && load_ublk || fail "a module is missing"
 schemes=(tcp://127.0.0.1)
 if [ -x "$IBNBD_BIN/verbs_conformance_test" ]; then
   rxe_up || fail "no Soft-RoCE"

@@ -5,7 +5,7 @@
 # restarted.  No application sees an error, every byte is right, every device goes in time, nothing is left.
 #   IBNBD_EVENTS: how many (default 11, 100 in `ci/test long`; 1000 by hand).  IBNBD_SEED: which ones.  IBNBD_SCHEME: rdma (default) or tcp.
 #   IBNBD_KINDS: of events, by default all.
-. "$(dirname "$0")/functions.sh"
+. "$(dirname "$0")/fixed-ublk.sh"
 . "$(dirname "$0")/map-functions.sh"
 scheme=${IBNBD_SCHEME:-rdma}
 [ "$scheme" = tcp ] || [ -x "$IBNBD_BIN/verbs_conformance_test" ] || skip "this build has no verbs fabric"
@@ -18,7 +18,7 @@ for wire in 0 1; do
   rxe_veth $wire || fail "no Soft-RoCE"
   tc qdisc add dev veth$((2 * wire)) root netem delay 0us || fail "no netem"
 done
-modprobe -a nbd ublk_drv ext4 xfs || fail "a module is missing"
+modprobe -a nbd ext4 xfs && load_ublk || fail "a module is missing"
 export IBNBD_E2E_LISTEN=$scheme://0.0.0.0
 volumes=(ublk-raw nbd-raw ublk-ext4 nbd-xfs)
 exports=()
