@@ -4,16 +4,27 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <utility>
 
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/check.h"
 #include "base/log.h"
 
 namespace ibnbd::client {
+namespace {
+
+constexpr absl::Duration kHoldTimeMax = absl::Seconds(1);
+constexpr absl::Duration kQuietTime = absl::Milliseconds(50);
+
+}  // namespace
 
 std::unique_ptr<DeviceLoops> DeviceLoops::Start(std::uint32_t count) {
   if (count == 0) count = std::clamp(std::thread::hardware_concurrency(), 1u, kCountMax);
@@ -63,6 +74,20 @@ void DeviceLoops::CallAll(const std::function<void(std::uint32_t)>& task) {
     });
   }
   running.Wait();
+}
+
+void DeviceLoops::HoldStill() {
+  // Shared with threads that outlive this function.
+  auto turning = std::make_shared<std::atomic<std::uint32_t>>(count());
+  for (Loop& loop : loops_) {
+    loop.events->Post([turning] {
+      turning->fetch_sub(1);
+      while (true) ::pause();
+    });
+  }
+  const absl::Time deadline = absl::Now() + kHoldTimeMax;
+  while (turning->load() != 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+  absl::SleepFor(kQuietTime);
 }
 
 bool DeviceLoops::AllAlive() {

@@ -45,6 +45,10 @@ class DeviceLoops {
   // more.
   void AddSession(ibnbd_session* session);
   void RemoveSession(ibnbd_session* session);
+  // The last thing before the end of the process: the loops answer nobody any more, and who waits
+  // for an answer has sent all that it will send.  Waits for 50 ms, or for up to a second for loops
+  // that are busy.
+  void HoldStill();
   // Ends the threads, whatever is left on the loops; Call() no more.  The kernel takes back the
   // commands of ublk devices.
   void Stop();

@@ -2,6 +2,8 @@
 // What every client needs of the kernel, and what devices (/dev/ublkbN, /dev/nbdN) need.
 #include <cerrno>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -116,6 +118,31 @@ void CheckBlockDriver(const SystemTree& tree, const std::string& check, const st
   findings.push_back(std::move(finding));
 }
 
+// "6.12.95+deb12-amd64": {6, 12}; {0, 0}: no such thing.
+std::pair<int, int> KernelVersion(const SystemTree& tree) {
+  const std::string release = tree.ReadLine("/proc/sys/kernel/osrelease").value_or("");
+  const std::vector<absl::string_view> part = absl::StrSplit(release, absl::ByAnyChar(".-+"));
+  std::pair<int, int> version;
+  if (part.size() < 2 || !absl::SimpleAtoi(part[0], &version.first) ||
+      !absl::SimpleAtoi(part[1], &version.second)) {
+    return {0, 0};
+  }
+  return version;
+}
+
+// Decision 0009.  In these versions a request that arrives while the process that serves it is
+// killed may corrupt the kernel's memory.
+void CheckUblkKernel(const SystemTree& tree, Findings& findings) {
+  const std::pair<int, int> version = KernelVersion(tree);
+  if (FindModule(tree, "ublk_drv") != ModuleState::kLoaded) return;
+  if (version < std::pair(6, 7) || version >= std::pair(6, 15)) return;
+  findings.push_back({"ublk kernel", "", Verdict::kWarning,
+                      absl::StrCat("Linux ", version.first, ".", version.second,
+                                   " may crash when a process that serves /dev/ublkbN is killed "
+                                   "under load (6.7 to 6.14)"),
+                      "ibnbd-client map --as nbd, or Linux 6.15"});
+}
+
 }  // namespace
 
 const char* VerdictText(Verdict verdict) {
@@ -135,6 +162,7 @@ const char* VerdictText(Verdict verdict) {
 void CheckKernel(DoctorHost& host, Findings& findings) {
   CheckIoUring(host, findings);
   CheckBlockDriver(host.tree(), "ublk", "ublk_drv", "/dev/ublk-control", "/dev/ublkbN", findings);
+  CheckUblkKernel(host.tree(), findings);
   CheckBlockDriver(host.tree(), "nbd", "nbd", "/dev/nbd0", "/dev/nbdN", findings);
   CheckHugePages(host.tree(), findings);
 }

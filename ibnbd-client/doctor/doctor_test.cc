@@ -196,6 +196,24 @@ TEST(CheckBlockDriver, TellsNotLoadedFromNotThere) {
   ExpectWarning(machine.Look("ublk", ""), "no module ublk_drv", "apt-get");
 }
 
+TEST(CheckUblkKernel, WarnsOfTheKernelsThatAKilledServerCanCrash) {
+  FakeMachine machine;
+  const auto warnings = [&machine](const std::string& release) {
+    machine.fake.Write("/proc/sys/kernel/osrelease", release + "\n");
+    return CountOf(machine.Look(), Verdict::kWarning);
+  };
+  for (const char* bad : {"6.7.0", "6.12.95+deb12-amd64", "6.14-rc1"}) {
+    EXPECT_EQ(warnings(bad), 1u) << bad;
+    ExpectWarning(machine.Look("ublk kernel", ""), "under load", "--as nbd");
+  }
+  for (const char* good : {"6.1.0-47-amd64", "6.6.99", "6.15.0", "7.0.1", "", "6", "six.12"}) {
+    EXPECT_EQ(warnings(good), 0u) << good;
+  }
+  machine.fake.Remove("/sys/module/ublk_drv");
+  const std::size_t not_loaded = warnings("6.1.0");
+  EXPECT_EQ(warnings("6.12.95"), not_loaded);
+}
+
 TEST(CheckHugePages, IsInformation) {
   FakeMachine machine;
   EXPECT_EQ(machine.Look("hugepages", "").text, "12 reserved, 5 free");

@@ -158,9 +158,8 @@ TEST(AddSoftRoce, NamesTheModuleThatTheKernelDoesNotHave) {
   host.fake.MakeDirectory("/sys/module/ib_uverbs");
   host.fake.MakeDirectory("/sys/module/rdma_ucm");
   host.module_status = absl::UnavailableError("modprobe rdma_rxe: not found");
-  EXPECT_THAT(
-      AddError(host, {"eth0", "", 1}),
-      HasSubstr("kernel 6.12.0-test has no module rdma_rxe (modprobe rdma_rxe: not found)"));
+  EXPECT_THAT(AddError(host, {"eth0", "", 1}),
+              HasSubstr("kernel 6.1.0-test has no module rdma_rxe (modprobe rdma_rxe: not found)"));
   // Known, and cannot be loaded: that is another story.
   host.fake.SetModules("kernel/rdma_rxe.ko:\n");
   EXPECT_THAT(AddError(host, {"eth0", "", 1}),

@@ -66,9 +66,9 @@ class FakeTree {
     Write(absl::StrCat(port, "/gid_attrs/types/", index), type + "\n");
   }
   void SetModules(const std::string& available, const std::string& builtin = "") {
-    Write("/proc/sys/kernel/osrelease", "6.12.0-test\n");
-    Write("/lib/modules/6.12.0-test/modules.dep", available);
-    Write("/lib/modules/6.12.0-test/modules.builtin", builtin);
+    Write("/proc/sys/kernel/osrelease", "6.1.0-test\n");
+    Write("/lib/modules/6.1.0-test/modules.dep", available);
+    Write("/lib/modules/6.1.0-test/modules.builtin", builtin);
   }
 
  private:
