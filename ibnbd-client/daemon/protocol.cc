@@ -3,16 +3,13 @@
 #include "ibnbd-client/daemon/protocol.h"
 
 #include <array>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "base/status_macros.h"
-#include "ibnbd-client/text.h"
+#include "ibnbd-client/daemon/json_fields.h"
 #include "nbd-bridge/loss_policy.h"
-#include "nbd-bridge/session_words.h"
 
 namespace ibnbd::client {
 namespace {
@@ -52,12 +49,8 @@ constexpr std::array<std::pair<std::uint32_t, const char*>, 6> kPathStates{
      {IBNBD_PATH_DRAINING, "draining"},
      {IBNBD_PATH_PAUSING, "pausing"},
      {IBNBD_PATH_CLOSING, "closing"}}};
-constexpr std::uint32_t kTimeoutMsMax = 24 * 3600 * 1000;
-constexpr std::int64_t kFailAfterMsMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint32_t kQueueDepthMax = 4096;
 constexpr std::uint32_t kIndexMax = 1u << 20;
-constexpr std::uint32_t kDeadAfterMsMin = 1000;
-constexpr std::uint32_t kDeadAfterMsMax = 3'600'000;
 
 template <typename Table, typename Value>
 const char* NameIn(const Table& table, Value value) {
@@ -67,86 +60,40 @@ const char* NameIn(const Table& table, Value value) {
   return "?";
 }
 
-// The members of an object, each of them checked; the first fault is kept.
-class Fields {
- public:
-  explicit Fields(const Json& object) : object_(object) {}
+std::string Dump(const Json& json) {
+  // Names come from a server: what is not UTF-8 in them is replaced.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
-  std::string Text(const char* key, bool required = false) {
-    const Json* value = Find(key, required);
-    if (value == nullptr) return "";
-    if (!value->is_string()) return Fault(key, "is no string"), "";
-    return value->get<std::string>();
-  }
-  bool Flag(const char* key) {
-    const Json* value = Find(key, false);
-    if (value == nullptr) return false;
-    if (!value->is_boolean()) return Fault(key, "is neither true nor false"), false;
-    return value->get<bool>();
-  }
-  std::int64_t Number(const char* key, std::int64_t otherwise, std::int64_t min, std::int64_t max) {
-    const Json* value = Find(key, false);
-    if (value == nullptr || value->is_null()) return otherwise;
-    const bool fits =
-        value->is_number_unsigned()
-            ? value->get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()}
-            : value->is_number_integer();
-    if (!fits) return Fault(key, "is no integer"), otherwise;
-    const auto number = value->get<std::int64_t>();
-    if (number < min || number > max) return Fault(key, "is out of range"), otherwise;
-    return number;
-  }
-  // Nothing if it is not there.
-  std::optional<std::int64_t> MaybeNumber(const char* key, std::int64_t min, std::int64_t max) {
-    if (Find(key, false) == nullptr) return std::nullopt;
-    return Number(key, min, min, max);
-  }
-  std::optional<std::uint32_t> MaybeNumber32(const char* key, std::uint32_t max) {
-    const auto number = MaybeNumber(key, 0, max);
-    if (!number.has_value()) return std::nullopt;
-    return static_cast<std::uint32_t>(*number);
-  }
-  // Of what the library takes: 0, the default, or no less than a second.
-  std::optional<std::uint32_t> MaybeDeadAfter(const char* key) {
-    const auto ms = MaybeNumber32(key, kDeadAfterMsMax);
-    if (ms.has_value() && *ms != 0 && *ms < kDeadAfterMsMin) Fault(key, "is out of range");
-    return ms;
-  }
-  std::optional<std::uint32_t> MaybePolicy(const char* key) {
-    const std::string name = Text(key);
-    if (name.empty()) return std::nullopt;
-    const auto policy = bridge::ParsePathPolicy(name);
-    if (policy.ok()) return *policy;
-    Fault(key, absl::StrCat("is \"", Printable(name), "\", which is unknown"));
-    return std::nullopt;
-  }
-  template <typename Table>
-  auto Choice(const char* key, const Table& table, decltype(table[0].first) otherwise) {
-    using Value = std::decay_t<decltype(table[0].first)>;
-    const Json* found = Find(key, false);
-    if (found == nullptr) return Value{otherwise};
-    const std::string text = Text(key);
-    for (const auto& [value, name] : table) {
-      if (text == name) return Value{value};
-    }
-    Fault(key, absl::StrCat("is \"", Printable(text), "\", which is unknown"));
-    return Value{otherwise};
-  }
-  void Fault(const char* key, const std::string& what) {
-    if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat("\"", key, "\" ", what));
-  }
-  [[nodiscard]] const absl::Status& status() const { return status_; }
+bool IsAboutAPath(Command command) {
+  return command == Command::kAddPath || command == Command::kRemovePath ||
+         command == Command::kWeighPath;
+}
 
- private:
-  const Json* Find(const char* key, bool required) {
-    const auto at = object_.find(key);
-    if (at != object_.end()) return &*at;
-    if (required) Fault(key, "is missing");
-    return nullptr;
+void SettingsFrom(Fields& fields, ControlRequest* request) {
+  request->fail_after_ms = fields.MaybeNumber("fail_after_ms", -1, kFailAfterMsMax);
+  request->policy = fields.MaybePolicy("policy");
+  request->dead_after_ms = fields.MaybeDeadAfter("dead_after_ms");
+  if (!request->fail_after_ms && !request->policy && !request->dead_after_ms) {
+    fields.Fault("fail_after_ms", "is missing, and so are \"policy\" and \"dead_after_ms\"");
   }
-  const Json& object_;
-  absl::Status status_;
-};
+}
+
+const char* StateText(const DeviceReport& report) {
+  if (!report.served) return "waiting";
+  switch (report.info.state) {
+    case IBNBD_STATE_OPEN:
+      return "open";
+    case IBNBD_STATE_HELD:
+      return "held";
+    case IBNBD_STATE_FAILING:
+      return "failing";
+    default:
+      return "closed";
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<Json> ParseObject(const std::string& text, const char* what) {
   Json object = Json::parse(text, nullptr, false);
@@ -157,11 +104,6 @@ absl::StatusOr<Json> ParseObject(const std::string& text, const char* what) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": not a JSON object"));
   }
   return object;
-}
-
-std::string Dump(const Json& json) {
-  // Names come from a server: what is not UTF-8 in them is replaced.
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
@@ -207,36 +149,6 @@ void Put(const MapRequest& map, Json* json) {
   (*json)["queue_depth"] = map.queue_depth;
   (*json)["index"] = map.index;
 }
-
-bool IsAboutAPath(Command command) {
-  return command == Command::kAddPath || command == Command::kRemovePath ||
-         command == Command::kWeighPath;
-}
-
-void SettingsFrom(Fields& fields, ControlRequest* request) {
-  request->fail_after_ms = fields.MaybeNumber("fail_after_ms", -1, kFailAfterMsMax);
-  request->policy = fields.MaybePolicy("policy");
-  request->dead_after_ms = fields.MaybeDeadAfter("dead_after_ms");
-  if (!request->fail_after_ms && !request->policy && !request->dead_after_ms) {
-    fields.Fault("fail_after_ms", "is missing, and so are \"policy\" and \"dead_after_ms\"");
-  }
-}
-
-const char* StateText(const DeviceReport& report) {
-  if (!report.served) return "waiting";
-  switch (report.info.state) {
-    case IBNBD_STATE_OPEN:
-      return "open";
-    case IBNBD_STATE_HELD:
-      return "held";
-    case IBNBD_STATE_FAILING:
-      return "failing";
-    default:
-      return "closed";
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<ControlRequest> ParseRequest(const std::string& line) {
   ASSIGN_OR_RETURN(const Json object, ParseObject(line, "request"));
@@ -366,135 +278,6 @@ absl::StatusOr<Json> ParseAnswer(const std::string& line) {
   RETURN_IF_ERROR(fields.status());
   if (!error.empty()) return absl::UnknownError(error);
   return object;
-}
-
-namespace {
-
-Json ToJson(const SessionRecord& record) {
-  Json paths = Json::array();
-  for (const PathSetting& setting : record.settings.paths) {
-    paths.push_back({{"path", setting.path}, {"weight", setting.weight}});
-  }
-  return {{"server", record.key.server},
-          {"name", record.key.name},
-          {"policy", bridge::PathPolicyName(record.settings.policy)},
-          {"dead_after_ms", record.settings.dead_after_ms},
-          {"paths", paths}};
-}
-
-absl::StatusOr<PathSetting> PathSettingFrom(const Json& json) {
-  if (!json.is_object()) return absl::InvalidArgumentError("state: a path is no object");
-  Fields fields(json);
-  PathSetting setting;
-  setting.path = fields.Text("path", true);
-  setting.weight = fields.MaybeNumber32("weight", kPathWeightMax).value_or(setting.weight);
-  RETURN_IF_ERROR(fields.status());
-  // They become a list that is separated by spaces.
-  if (setting.path.empty() || setting.path.find(' ') != std::string::npos) {
-    return absl::InvalidArgumentError("state: a path is empty, or has a space in it");
-  }
-  return setting;
-}
-
-absl::StatusOr<SessionRecord> SessionRecordFrom(const Json& json) {
-  if (!json.is_object()) return absl::InvalidArgumentError("state: a session is no object");
-  Fields fields(json);
-  SessionRecord record;
-  const auto server = ParseUri(fields.Text("server", true));
-  record.key.name = fields.Text("name");
-  record.settings.policy = fields.MaybePolicy("policy").value_or(IBNBD_POLICY_ADAPTIVE);
-  record.settings.dead_after_ms = fields.MaybeDeadAfter("dead_after_ms").value_or(0);
-  RETURN_IF_ERROR(fields.status());
-  if (!server.ok()) return Annotate(server.status(), "state: a session");
-  record.key = KeyOf(*server, record.key.name);
-  const auto paths = json.find("paths");
-  if (paths == json.end() || !paths->is_array() || paths->empty() || paths->size() > kPathsMax) {
-    return absl::InvalidArgumentError("state: a session without \"paths\", or with too many");
-  }
-  for (const Json& path : *paths) {
-    ASSIGN_OR_RETURN(PathSetting setting, PathSettingFrom(path));
-    record.settings.paths.push_back(std::move(setting));
-  }
-  return record;
-}
-
-absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
-  if (!json.is_object()) return absl::InvalidArgumentError("state: a device is no object");
-  Fields members(json);
-  DeviceRecord record;
-  record.node = members.Text("device", true);
-  ASSIGN_OR_RETURN(record.request, MapFrom(members));
-  if (record.request.index < 0) members.Fault("index", "is missing");
-  RETURN_IF_ERROR(members.status());
-  record.request.survives_us = true;
-  return record;
-}
-
-absl::Status ReadDevices(const Json& object, std::vector<DeviceRecord>* into) {
-  const auto entries = object.find("devices");
-  if (entries == object.end() || !entries->is_array()) {
-    return absl::InvalidArgumentError("state: no \"devices\"");
-  }
-  for (const Json& entry : *entries) {
-    ASSIGN_OR_RETURN(DeviceRecord record, DeviceRecordFrom(entry));
-    into->push_back(std::move(record));
-  }
-  return absl::OkStatus();
-}
-
-// A daemon that knew none wrote none: their paths stand with the devices.  What cannot be read is
-// left out: its devices are better taken over by the way of their URI than not at all.
-absl::Status ReadSessions(const Json& object, std::vector<SessionRecord>* into) {
-  const auto entries = object.find("sessions");
-  if (entries == object.end()) return absl::OkStatus();
-  if (!entries->is_array()) return absl::InvalidArgumentError("state: no \"sessions\"");
-  for (const Json& entry : *entries) {
-    absl::StatusOr<SessionRecord> record = SessionRecordFrom(entry);
-    if (record.ok()) {
-      into->push_back(*std::move(record));
-      continue;
-    }
-    LOG_WARN("state: the settings of a session are lost, its paths are those of ",
-             "its devices' URIs: ", record.status().message());
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-std::string FormatState(const DaemonState& state) {
-  Json devices = Json::array();
-  for (const DeviceRecord& record : state.records.devices) {
-    Json json = {{"device", record.node}};
-    Put(record.request, &json);
-    json["volume_id"] = VolumeIdText(record.request.volume_id);
-    devices.push_back(json);
-  }
-  Json sessions = Json::array();
-  for (const SessionRecord& record : state.records.sessions) sessions.push_back(ToJson(record));
-  return Json({{"version", 1},
-               {"client_id", VolumeIdText(state.client_id)},
-               {"devices", devices},
-               {"sessions", sessions}})
-             .dump(1, ' ', false, Json::error_handler_t::replace) +
-         "\n";
-}
-
-absl::StatusOr<DaemonState> ParseState(const std::string& text) {
-  ASSIGN_OR_RETURN(const Json object, ParseObject(text, "state"));
-  Fields fields(object);
-  if (fields.Number("version", 0, 1, 1) != 1) {
-    return absl::InvalidArgumentError("state: \"version\" is not 1");
-  }
-  DaemonState state;
-  if (!absl::SimpleHexAtoi(fields.Text("client_id", true), &state.client_id) ||
-      state.client_id == 0) {
-    fields.Fault("client_id", "is no hexadecimal number, or 0");
-  }
-  RETURN_IF_ERROR(fields.status());
-  RETURN_IF_ERROR(ReadDevices(object, &state.records.devices));
-  RETURN_IF_ERROR(ReadSessions(object, &state.records.sessions));
-  return state;
 }
 
 }  // namespace ibnbd::client

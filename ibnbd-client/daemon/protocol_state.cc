@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state file's text.  See protocol.h.
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "ibnbd-client/daemon/json_fields.h"
+#include "ibnbd-client/daemon/protocol.h"
+#include "nbd-bridge/session_words.h"
+
+namespace ibnbd::client {
+namespace {
+
+Json ToJson(const SessionRecord& record) {
+  Json paths = Json::array();
+  for (const PathSetting& setting : record.settings.paths) {
+    paths.push_back({{"path", setting.path}, {"weight", setting.weight}});
+  }
+  return {{"server", record.key.server},
+          {"name", record.key.name},
+          {"policy", bridge::PathPolicyName(record.settings.policy)},
+          {"dead_after_ms", record.settings.dead_after_ms},
+          {"paths", paths}};
+}
+
+absl::StatusOr<PathSetting> PathSettingFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state: a path is no object");
+  Fields fields(json);
+  PathSetting setting;
+  setting.path = fields.Text("path", true);
+  setting.weight = fields.MaybeNumber32("weight", kPathWeightMax).value_or(setting.weight);
+  RETURN_IF_ERROR(fields.status());
+  // They become a list that is separated by spaces.
+  if (setting.path.empty() || setting.path.find(' ') != std::string::npos) {
+    return absl::InvalidArgumentError("state: a path is empty, or has a space in it");
+  }
+  return setting;
+}
+
+absl::StatusOr<SessionRecord> SessionRecordFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state: a session is no object");
+  Fields fields(json);
+  SessionRecord record;
+  const auto server = ParseUri(fields.Text("server", true));
+  record.key.name = fields.Text("name");
+  record.settings.policy = fields.MaybePolicy("policy").value_or(IBNBD_POLICY_ADAPTIVE);
+  record.settings.dead_after_ms = fields.MaybeDeadAfter("dead_after_ms").value_or(0);
+  RETURN_IF_ERROR(fields.status());
+  if (!server.ok()) return Annotate(server.status(), "state: a session");
+  record.key = KeyOf(*server, record.key.name);
+  const auto paths = json.find("paths");
+  if (paths == json.end() || !paths->is_array() || paths->empty() || paths->size() > kPathsMax) {
+    return absl::InvalidArgumentError("state: a session without \"paths\", or with too many");
+  }
+  for (const Json& path : *paths) {
+    ASSIGN_OR_RETURN(PathSetting setting, PathSettingFrom(path));
+    record.settings.paths.push_back(std::move(setting));
+  }
+  return record;
+}
+
+absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state: a device is no object");
+  Fields members(json);
+  DeviceRecord record;
+  record.node = members.Text("device", true);
+  ASSIGN_OR_RETURN(record.request, MapFrom(members));
+  if (record.request.index < 0) members.Fault("index", "is missing");
+  RETURN_IF_ERROR(members.status());
+  record.request.survives_us = true;
+  return record;
+}
+
+absl::Status ReadDevices(const Json& object, std::vector<DeviceRecord>* into) {
+  const auto entries = object.find("devices");
+  if (entries == object.end() || !entries->is_array()) {
+    return absl::InvalidArgumentError("state: no \"devices\"");
+  }
+  for (const Json& entry : *entries) {
+    ASSIGN_OR_RETURN(DeviceRecord record, DeviceRecordFrom(entry));
+    into->push_back(std::move(record));
+  }
+  return absl::OkStatus();
+}
+
+// A daemon that knew none wrote none: their paths stand with the devices.  What cannot be read is
+// left out: its devices are better taken over by the way of their URI than not at all.
+absl::Status ReadSessions(const Json& object, std::vector<SessionRecord>* into) {
+  const auto entries = object.find("sessions");
+  if (entries == object.end()) return absl::OkStatus();
+  if (!entries->is_array()) return absl::InvalidArgumentError("state: no \"sessions\"");
+  for (const Json& entry : *entries) {
+    absl::StatusOr<SessionRecord> record = SessionRecordFrom(entry);
+    if (record.ok()) {
+      into->push_back(*std::move(record));
+      continue;
+    }
+    LOG_WARN("state: the settings of a session are lost, its paths are those of ",
+             "its devices' URIs: ", record.status().message());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string FormatState(const DaemonState& state) {
+  Json devices = Json::array();
+  for (const DeviceRecord& record : state.records.devices) {
+    Json json = {{"device", record.node}};
+    Put(record.request, &json);
+    json["volume_id"] = VolumeIdText(record.request.volume_id);
+    devices.push_back(json);
+  }
+  Json sessions = Json::array();
+  for (const SessionRecord& record : state.records.sessions) sessions.push_back(ToJson(record));
+  return Json({{"version", 1},
+               {"client_id", VolumeIdText(state.client_id)},
+               {"devices", devices},
+               {"sessions", sessions}})
+             .dump(1, ' ', false, Json::error_handler_t::replace) +
+         "\n";
+}
+
+absl::StatusOr<DaemonState> ParseState(const std::string& text) {
+  ASSIGN_OR_RETURN(const Json object, ParseObject(text, "state"));
+  Fields fields(object);
+  if (fields.Number("version", 0, 1, 1) != 1) {
+    return absl::InvalidArgumentError("state: \"version\" is not 1");
+  }
+  DaemonState state;
+  if (!absl::SimpleHexAtoi(fields.Text("client_id", true), &state.client_id) ||
+      state.client_id == 0) {
+    fields.Fault("client_id", "is no hexadecimal number, or 0");
+  }
+  RETURN_IF_ERROR(fields.status());
+  RETURN_IF_ERROR(ReadDevices(object, &state.records.devices));
+  RETURN_IF_ERROR(ReadSessions(object, &state.records.sessions));
+  return state;
+}
+
+}  // namespace ibnbd::client
