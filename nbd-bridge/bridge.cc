@@ -88,6 +88,8 @@ absl::StatusOr<std::unique_ptr<Bridge>> Bridge::Start(const BridgeOptions& optio
       std::min(volume_options.payload_size_max, options.connection_memory);
   ASSIGN_OR_RETURN(bridge->volumes_, VolumeTable::Open(volume_options));
   bridge->StartLoops();
+  // From here on nothing can fail.
+  if (inheritance.on_serve) inheritance.on_serve();
   bridge->Resume(std::move(inheritance.before.clients));
   return bridge;
 }

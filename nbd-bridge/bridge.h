@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
@@ -37,6 +38,9 @@ struct BridgeOptions {
 struct Inheritance {
   std::vector<UniqueFd> activated;  // Listened on whatever the options say.
   HandedOver before;                // Of the process before us.
+  // Called when its clients are about to be served.  Until then this process may fail, or be told
+  // to end, and whoever keeps them for that case can give them to another.
+  absl::AnyInvocable<void()> on_serve;
 };
 
 class Bridge {

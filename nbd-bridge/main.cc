@@ -7,6 +7,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <iterator>
@@ -56,32 +57,40 @@ void SetUpLog(int verbosity) {
 // come.
 void LeaveAtOnce(int /*signal*/) { _exit(0); }
 
+sigset_t EndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT}) sigaddset(&signals, number);
+  return signals;
+}
+
+// From here on they wait for WaitForEnd().
+void HoldEndSignals() {
+  const sigset_t signals = EndSignals();
+  (void)pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // Cannot fail.
+}
+
 constexpr char kProgram[] = "nbd-bridge";
 // For the process before us, beyond its --stop-timeout to finish, to flush, and to close.
 constexpr std::int64_t kTakeOverGraceNs = 10 * ibnbd::kNsPerSecond;
 
 absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
   Inheritance inheritance;
-  ASSIGN_OR_RETURN(HandedOver given, ibnbd::bridge::TakeFromServiceManager());
-  inheritance.activated = std::move(given.sockets);
+  ASSIGN_OR_RETURN(ibnbd::bridge::Kept kept, ibnbd::bridge::TakeFromServiceManager());
+  inheritance.activated = std::move(kept.given.sockets);
   if (!options.handover_path.empty()) {
     ASSIGN_OR_RETURN(
         inheritance.before,
         ibnbd::TakeOver(kProgram, options.handover_path,
                         3 * options.bridge.stop_timeout_ms * ibnbd::kNsPerMs + kTakeOverGraceNs));
   }
-  std::move(given.clients.begin(), given.clients.end(),
+  std::move(kept.given.clients.begin(), kept.given.clients.end(),
             std::back_inserter(inheritance.before.clients));
+  inheritance.on_serve = [names = std::move(kept.names)] {
+    HoldEndSignals();
+    ibnbd::bridge::ForgetInServiceManager(names);
+  };
   return inheritance;
-}
-
-// Those that tell us to end; taken by WaitForEnd().
-ibnbd::UniqueFd BlockEndSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT}) sigaddset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return ibnbd::UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC));
 }
 
 // Until there is a signal (invalid), or a successor.
@@ -125,15 +134,18 @@ int Fail(const absl::Status& status) {
 int Serve(const ProgramOptions& options) {
   absl::StatusOr<Inheritance> inheritance = TakeInheritance(options);
   if (!inheritance.ok()) return Fail(inheritance.status());
-  auto bridge = Bridge::Start(options.bridge, *std::move(inheritance));
-  if (!bridge.ok()) return Fail(bridge.status());
-  const ibnbd::UniqueFd signals = BlockEndSignals();
+  // Before the bridge: once it serves nothing may fail any more.
+  const sigset_t end_signals = EndSignals();
+  const ibnbd::UniqueFd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC));
+  if (!signals.valid()) return Fail(ibnbd::ErrnoStatus(errno, "signalfd"));
   std::optional<HandoverSocket> door;
   if (!options.handover_path.empty()) {
     auto opened = HandoverSocket::Open(options.handover_path);
     if (!opened.ok()) return Fail(opened.status());
     door = *std::move(opened);
   }
+  auto bridge = Bridge::Start(options.bridge, *std::move(inheritance));
+  if (!bridge.ok()) return Fail(bridge.status());
   std::vector<int> sockets;
   for (const auto& socket : (*bridge)->sockets()) {
     sockets.push_back(socket.fd());

@@ -25,11 +25,6 @@ namespace {
 // A client is two descriptors of one name: its socket, and a file with its state.
 constexpr char kClientPrefix[] = "nbd-client-";
 
-// Of FDNAME=; systemd lets go of them when they are removed or the service ends for good.
-void Forget(const std::string& name) {
-  (void)sd_notify(0, absl::StrCat("FDSTOREREMOVE=1\nFDNAME=", name).c_str());
-}
-
 UniqueFd FileWith(const std::string& text) {
   UniqueFd file(memfd_create("nbd-client", MFD_CLOEXEC));
   if (!file.valid() ||
@@ -48,17 +43,17 @@ std::string TextOf(int file) {
 
 }  // namespace
 
-absl::StatusOr<HandedOver> TakeFromServiceManager() {
+absl::StatusOr<Kept> TakeFromServiceManager() {
   char** names = nullptr;
   const int count = sd_listen_fds_with_names(1, &names);
   if (count < 0) return ErrnoStatus(count, "socket activation");
-  HandedOver taken;
+  Kept kept;
   std::map<std::string, HandedClient> clients;
   for (int i = 0; i < count; ++i) {
     UniqueFd fd(SD_LISTEN_FDS_START + i);
     const std::string name = names != nullptr && names[i] != nullptr ? names[i] : "";
     if (!absl::StartsWith(name, kClientPrefix)) {
-      taken.sockets.push_back(std::move(fd));
+      kept.given.sockets.push_back(std::move(fd));
       continue;
     }
     HandedClient& client = clients[name];
@@ -71,10 +66,19 @@ absl::StatusOr<HandedOver> TakeFromServiceManager() {
   for (int i = 0; names != nullptr && i < count; ++i) std::free(names[i]);
   std::free(names);
   for (auto& [name, client] : clients) {
-    Forget(name);
-    if (client.socket.valid()) taken.clients.push_back(std::move(client));
+    kept.names.push_back(name);
+    if (client.socket.valid()) kept.given.clients.push_back(std::move(client));
   }
-  return taken;
+  return kept;
+}
+
+void ForgetInServiceManager(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const int result = sd_notify(0, absl::StrCat("FDSTOREREMOVE=1\nFDNAME=", name).c_str());
+    if (result < 0) {
+      LOG_WARN(ErrnoStatus(result, "the service manager keeps a client that is served").message());
+    }
+  }
 }
 
 bool HasServiceManager() { return std::getenv("NOTIFY_SOCKET") != nullptr; }

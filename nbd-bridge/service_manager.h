@@ -4,6 +4,7 @@
 // process is told to end, and are there when it was a restart.  Main thread.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -11,8 +12,14 @@
 
 namespace ibnbd::bridge {
 
-// All of it, once.  Nothing if there is no service manager.
-absl::StatusOr<HandedOver> TakeFromServiceManager();
+// All of it, once.  Nothing if there is no service manager.  It keeps the clients, too, by `names`:
+// for another process, if this one does not get so far as to serve them.
+struct Kept {
+  HandedOver given;
+  std::vector<std::string> names;
+};
+absl::StatusOr<Kept> TakeFromServiceManager();
+void ForgetInServiceManager(const std::vector<std::string>& names);
 
 // True if there is one to leave something to; whether it keeps it is its business.
 bool HasServiceManager();

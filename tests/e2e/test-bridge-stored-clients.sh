@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # nbd-bridge is restarted by a service manager that keeps what it is given (systemd's FDSTORE): clients that cannot connect
-# again go on with the next process, also those in the middle of a request; nothing stays in the manager's store.
+# again go on with the next process, also those in the middle of a request; nothing stays in the manager's store.  A process
+# that does not get so far as to serve them loses nobody.
 . "$(dirname "$0")/functions.sh"
 requires python3 setpriv
 
@@ -10,7 +11,7 @@ start_server --export "vol=$work/vol.img"
 cat >"$work/manager.py" <<'PY'
 import fcntl, os, signal, socket, subprocess, sys
 
-work, command = sys.argv[1], sys.argv[2:]
+work, command, cannot, waits = sys.argv[1], sys.argv[2:4], sys.argv[4:6], sys.argv[6:]
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 manager.bind(work + "/notify")
 manager.settimeout(60)
@@ -34,14 +35,17 @@ def hear():
         os.close(fd)  # So goes a barrier's.
     return lines
 
-def start():
+def spawn(command, **options):
     environment = dict(os.environ, NOTIFY_SOCKET=work + "/notify", LISTEN_FDS=str(len(kept)),
                        LISTEN_FDNAMES=":".join(name for name, _ in kept))
     def inherit():
         for i, (_, fd) in enumerate(kept):
             os.dup2(fd, 3 + i, inheritable=True)
-    bridge = subprocess.Popen(["bash", "-c", 'LISTEN_PID=$$ exec setpriv --pdeathsig KILL "$@"', "-", *command],
-                              env=environment, preexec_fn=inherit, close_fds=False)
+    return subprocess.Popen(["bash", "-c", 'LISTEN_PID=$$ exec setpriv --pdeathsig KILL "$@"', "-", *command],
+                            env=environment, preexec_fn=inherit, close_fds=False, **options)
+
+def start():
+    bridge = spawn(command)
     while "READY=1" not in hear():
         pass
     return bridge
@@ -57,8 +61,21 @@ for i in range(4):
     while "BARRIER=1" not in lines:
         lines = hear()
     assert bridge.wait() == 0, bridge.returncode
-    clients = len(kept) - 1
-    assert clients == 6, kept
+    assert len(kept) == 7, kept
+    failing = spawn(cannot)
+    assert failing.wait() == 1, failing.returncode
+    waiting = spawn(waits, stderr=subprocess.PIPE)
+    while b"connect failed" not in (line := waiting.stderr.readline()):
+        assert line, "it does not wait"
+    waiting.send_signal(signal.SIGTERM)
+    assert waiting.wait() == 0, waiting.returncode
+    manager.settimeout(0)
+    try:
+        while True:
+            hear()
+    except BlockingIOError:
+        manager.settimeout(60)
+    assert len(kept) == 7, kept
     bridge = start()
     assert len(kept) == 1, kept
     open(work + "/done", "w").close()
@@ -67,7 +84,7 @@ while not os.path.exists(work + "/go"):
 bridge.send_signal(signal.SIGTERM)
 assert bridge.wait() == 0, bridge.returncode
 PY
-start manager python3 "$work/manager.py" "$work" nbd-bridge "$uri/vol"
+start manager python3 "$work/manager.py" "$work" nbd-bridge "$uri/vol" nbd-bridge "$uri/missing" nbd-bridge -v --wait "tcp://127.0.0.1:1/vol"
 manager_pid=$pid
 wait_for 20 test -e "$work/serving" || fail "the bridge does not start"
 start odd python3 "$here/odd_nbd_clients.py" "$work/bridge.sock" "$work/odd"
