@@ -107,6 +107,8 @@ class Fields {
 
 // `what` it is, for the error.
 absl::StatusOr<Json> ParseObject(const std::string& text, const char* what);
+// Names come from a server: what is not UTF-8 in them is replaced.
+std::string Dump(const Json& json);
 absl::StatusOr<MapRequest> MapFrom(Fields& fields);
 void Put(const MapRequest& map, Json* json);
 

@@ -60,11 +60,6 @@ const char* NameIn(const Table& table, Value value) {
   return "?";
 }
 
-std::string Dump(const Json& json) {
-  // Names come from a server: what is not UTF-8 in them is replaced.
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
 bool IsAboutAPath(Command command) {
   return command == Command::kAddPath || command == Command::kRemovePath ||
          command == Command::kWeighPath;
@@ -94,6 +89,10 @@ const char* StateText(const DeviceReport& report) {
 }
 
 }  // namespace
+
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 absl::StatusOr<Json> ParseObject(const std::string& text, const char* what) {
   Json object = Json::parse(text, nullptr, false);
@@ -198,6 +197,12 @@ std::string FormatRequest(const ControlRequest& request) {
 Json ToJson(const DeviceReport& report) {
   const MapRequest& map = report.record.request;
   Json json = {{"device", report.record.node}};
+  if (!report.record.unread.empty()) {
+    json["uri"] = map.uri.host.empty() ? Json(nullptr) : Json(map.uri.ToString());
+    json["state"] = StateText(report);
+    json["state_reason"] = report.problem;
+    return json;
+  }
   Put(map, &json);
   json["link"] = "/dev/" + LinkNameOf(map.uri);
   json["volume_id"] = map.volume_id == 0 ? Json(nullptr) : Json(VolumeIdText(map.volume_id));

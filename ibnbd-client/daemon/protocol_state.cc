@@ -61,6 +61,37 @@ absl::StatusOr<SessionRecord> SessionRecordFrom(const Json& json) {
   return record;
 }
 
+// Which device it is about: of our own names only.
+bool TellsDevice(Fields& fields, DeviceKind kind, DeviceRecord* record) {
+  const std::string node = fields.Text("device");
+  const std::string stem = NodeOf(kind, 0);
+  int index = -1;
+  if (node.size() < stem.size() || !absl::SimpleAtoi(node.substr(stem.size() - 1), &index) ||
+      index < 0 || NodeOf(kind, index) != node) {
+    return false;
+  }
+  record->node = node;
+  record->request.kind = kind;
+  record->request.index = index;
+  return true;
+}
+
+// Of a record that a later daemon wrote, or that was edited: the device is left alone, and the
+// record is kept for a daemon that can read it.
+DeviceRecord UnreadRecord(const Json& json, const absl::Status& why) {
+  DeviceRecord record;
+  record.node = "?";
+  record.unread = Dump(json);
+  record.unread_because = std::string(why.message());
+  if (!json.is_object()) return record;
+  Fields fields(json);
+  (void)(TellsDevice(fields, DeviceKind::kUblk, &record) ||
+         TellsDevice(fields, DeviceKind::kNbd, &record));
+  if (const auto uri = ParseUri(fields.Text("uri")); uri.ok()) record.request.uri = *uri;
+  record.request.session_name = fields.Text("session_name");
+  return record;
+}
+
 absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
   if (!json.is_object()) return absl::InvalidArgumentError("state: a device is no object");
   Fields members(json);
@@ -79,8 +110,8 @@ absl::Status ReadDevices(const Json& object, std::vector<DeviceRecord>* into) {
     return absl::InvalidArgumentError("state: no \"devices\"");
   }
   for (const Json& entry : *entries) {
-    ASSIGN_OR_RETURN(DeviceRecord record, DeviceRecordFrom(entry));
-    into->push_back(std::move(record));
+    absl::StatusOr<DeviceRecord> record = DeviceRecordFrom(entry);
+    into->push_back(record.ok() ? *std::move(record) : UnreadRecord(entry, record.status()));
   }
   return absl::OkStatus();
 }
@@ -108,6 +139,10 @@ absl::Status ReadSessions(const Json& object, std::vector<SessionRecord>* into) 
 std::string FormatState(const DaemonState& state) {
   Json devices = Json::array();
   for (const DeviceRecord& record : state.records.devices) {
+    if (!record.unread.empty()) {
+      devices.push_back(Json::parse(record.unread, nullptr, false));
+      continue;
+    }
     Json json = {{"device", record.node}};
     Put(record.request, &json);
     json["volume_id"] = VolumeIdText(record.request.volume_id);

@@ -262,18 +262,63 @@ TEST(StateFile, ASessionThatCannotBeReadCostsItsSettingsAndNotTheDevices) {
   }
 }
 
+struct UnreadableCase {
+  const char* json;
+  const char* node;
+  DeviceKind kind;
+  int index;
+  const char* uri;
+};
+
+TEST(StateFile, ADeviceThatCannotBeReadIsKeptAsItIsAndCostsNoOther) {
+  const UnreadableCase kCases[] = {
+      {"7", "?", DeviceKind::kUblk, -1, ""},
+      {R"({"device":"/dev/nbd7"})", "/dev/nbd7", DeviceKind::kNbd, 7, ""},
+      {R"({"device":"/dev/nbd07","uri":"tcp://h/v","index":0,"as":"?"})", "?", DeviceKind::kUblk,
+       -1, "tcp://h/v"},
+      {R"({"device":"/etc/x","uri":7})", "?", DeviceKind::kUblk, -1, ""},
+      {R"({"device":"/dev/ublkb-1"})", "?", DeviceKind::kUblk, -1, ""},
+      {R"({"uri":"tcp://h/v","index":0})", "?", DeviceKind::kUblk, -1, "tcp://h/v"},
+      {R"({"device":"/dev/ublkb12","uri":"tcp://h/v","as":"what will be","index":12,"new":{"x":1}})",
+       "/dev/ublkb12", DeviceKind::kUblk, 12, "tcp://h/v"}};
+  for (const UnreadableCase& bad : kCases) {
+    const std::string text = std::string(R"({"version": 1, "client_id": "7", "devices": [)") +
+                             bad.json + R"(, {"device": "/dev/nbd0", "uri": "tcp://h/w",
+                                              "index": 0}]})";
+    auto read = ParseState(text);
+    ASSERT_TRUE(read.ok()) << bad.json << ": " << read.status();
+    ASSERT_EQ(read->records.devices.size(), 2U) << bad.json;
+    const DeviceRecord& record = read->records.devices[0];
+    EXPECT_EQ(record.node, bad.node) << bad.json;
+    EXPECT_EQ(record.request.kind, bad.kind) << bad.json;
+    EXPECT_EQ(record.request.index, bad.index) << bad.json;
+    EXPECT_EQ(record.request.uri.host.empty() ? "" : record.request.uri.ToString(), bad.uri);
+    EXPECT_FALSE(record.unread_because.empty()) << bad.json;
+    EXPECT_EQ(read->records.devices[1].node, "/dev/nbd0") << bad.json;
+    EXPECT_TRUE(read->records.devices[1].unread.empty()) << bad.json;
+    const Json written = Json::parse(FormatState(*read), nullptr, false);
+    EXPECT_EQ(written["devices"][0].dump(), bad.json);
+  }
+}
+
+TEST(ControlProtocol, ADeviceWhoseRecordCannotBeReadIsShownWithTheReason) {
+  DeviceReport report;
+  report.record = {.request = {}, .node = "?", .unread = "7", .unread_because = "is no object"};
+  report.problem = "is no object";
+  EXPECT_EQ(ToJson(report).dump(),
+            R"({"device":"?","uri":null,"state":"waiting","state_reason":"is no object"})");
+  report.record.request.uri = *ParseUri("tcp://h/v");
+  EXPECT_EQ(ToJson(report)["uri"], "tcp://h/v");
+}
+
 TEST(StateFile, WhatIsNotOursIsRefused) {
-  for (
-      const char* text :
-      {"", R"({"version": 1, "devices": []})", R"({"version": 1, "client_id": "0", "devices": []})",
-       R"({"version": 1, "client_id": "x", "devices": []})", "[]", "{}",
-       R"({"version": 2, "devices": []})", R"({"version": 1, "client_id": "7"})",
-       R"({"version": 1, "client_id": "7", "devices": {}})",
-       R"({"version": 1, "client_id": "7", "devices": [7]})",
-       R"({"version": 1, "client_id": "7", "devices": [], "sessions": 7})",
-       R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0"}]})",
-       R"({"version": 1, "client_id": "7", "devices": [{"device": "/dev/nbd0", "uri": "tcp://h/v"}]})",
-       R"({"version": 1, "client_id": "7", "devices": [{"uri": "tcp://h/v", "index": 0}]})"}) {
+  for (const char* text :
+       {"", R"({"version": 1, "devices": []})",
+        R"({"version": 1, "client_id": "0", "devices": []})",
+        R"({"version": 1, "client_id": "x", "devices": []})", "[]", "{}",
+        R"({"version": 2, "devices": []})", R"({"version": 1, "client_id": "7"})",
+        R"({"version": 1, "client_id": "7", "devices": {}})",
+        R"({"version": 1, "client_id": "7", "devices": [], "sessions": 7})"}) {
     EXPECT_FALSE(ParseState(text).ok()) << text;
   }
 }

@@ -54,6 +54,15 @@ absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Claim(const std::string& selec
   return slot;
 }
 
+// Not one of which only its device is known.
+absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::ClaimReadable(const std::string& selector,
+                                                                std::uint32_t timeout_ms) {
+  ASSIGN_OR_RETURN(SlotPtr slot, Claim(selector, timeout_ms));
+  if (slot->record.unread.empty()) return slot;
+  Unclaim(slot);
+  return absl::FailedPreconditionError(absl::StrCat(selector, ": ", slot->problem));
+}
+
 void DeviceTable::Unclaim(const SlotPtr& slot) {
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
@@ -147,7 +156,7 @@ absl::Status DeviceTable::TakeAway(Slot& slot, std::uint32_t timeout_ms, bool fo
   if (slot.volume != nullptr) {
     RETURN_IF_ERROR(slot.volume->Unmap(timeout_ms));
     slot.volume.reset();
-  } else {
+  } else if (slot.record.request.index >= 0) {
     const int index = slot.record.request.index;
     const bool ublk = slot.record.request.kind == DeviceKind::kUblk;
     RETURN_IF_ERROR(ublk ? RemoveLeftUblkDevice(index) : RemoveLeftNbdDevice(index));
@@ -170,7 +179,7 @@ absl::Status DeviceTable::Unmap(const std::string& selector, std::uint32_t timeo
 
 absl::StatusOr<DeviceReport> DeviceTable::Remap(const std::string& selector,
                                                 std::uint32_t timeout_ms, bool force) {
-  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  ASSIGN_OR_RETURN(const SlotPtr slot, ClaimReadable(selector, timeout_ms));
   if (absl::Status status = TakeAway(*slot, timeout_ms, force); !status.ok()) {
     Unclaim(slot);
     return Annotate(status, "remap");
@@ -194,7 +203,7 @@ absl::StatusOr<DeviceReport> DeviceTable::Refresh(const std::string& selector,
 absl::StatusOr<DeviceReport> DeviceTable::SetFailAfter(const std::string& selector,
                                                        std::int64_t fail_after_ms,
                                                        std::uint32_t timeout_ms) {
-  ASSIGN_OR_RETURN(const SlotPtr slot, Claim(selector, timeout_ms));
+  ASSIGN_OR_RETURN(const SlotPtr slot, ClaimReadable(selector, timeout_ms));
   const absl::Status status =
       slot->volume == nullptr ? absl::OkStatus() : slot->volume->SetFailAfter(fail_after_ms);
   {

@@ -30,6 +30,10 @@ namespace ibnbd::client {
 struct DeviceRecord {
   MapRequest request;  // index: the device's; volume_id: the volume's.
   std::string node;
+  // As it was found, if this daemon cannot read it: another one may.  Then no more than the node,
+  // the kind and the index (-1: not even these, and the node is "?") and the URI are above.
+  std::string unread;
+  std::string unread_because;
 };
 
 // What is shown.
@@ -97,11 +101,13 @@ class DeviceTable {
   };
   using SlotPtr = std::shared_ptr<Slot>;
   static SessionKey KeyOf(const Slot& slot);
+  static bool HasSession(const Slot& slot);
 
   absl::StatusOr<SlotPtr> Find(const std::string& selector) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<SessionKey> FindSession(const std::string& selector);
   SessionReport ReportOfSession(const SessionKey& key);
   absl::StatusOr<SlotPtr> Claim(const std::string& selector, std::uint32_t timeout_ms);
+  absl::StatusOr<SlotPtr> ClaimReadable(const std::string& selector, std::uint32_t timeout_ms);
   void Unclaim(const SlotPtr& slot);
   absl::StatusOr<SlotPtr> Reserve(const MapRequest& request);
   absl::Status Start(const SlotPtr& slot, bool adopt);

@@ -24,11 +24,15 @@ SessionKey DeviceTable::KeyOf(const Slot& slot) {
   return client::KeyOf(slot.record.request.uri, slot.record.request.session_name);
 }
 
+bool DeviceTable::HasSession(const Slot& slot) { return !slot.record.request.uri.host.empty(); }
+
 absl::StatusOr<SessionKey> DeviceTable::FindSession(const std::string& selector) {
   absl::MutexLock lock(&mutex_);
-  if (const auto slot = Find(selector); slot.ok()) return KeyOf(**slot);
+  if (const auto slot = Find(selector); slot.ok() && HasSession(**slot)) return KeyOf(**slot);
   std::set<SessionKey> all;
-  for (const SlotPtr& slot : slots_) all.insert(KeyOf(*slot));
+  for (const SlotPtr& slot : slots_) {
+    if (HasSession(*slot)) all.insert(KeyOf(*slot));
+  }
   std::vector<SessionKey> found;
   for (const SessionKey& key : all) {
     if (selector == sessions_.NameOf(key) || IsServer(selector, key)) found.push_back(key);
@@ -82,7 +86,7 @@ std::vector<SessionReport> DeviceTable::ListSessions() {
   {
     absl::MutexLock lock(&mutex_);
     for (const SlotPtr& slot : slots_) {
-      if (!slot->record.node.empty()) keys.insert(KeyOf(*slot));
+      if (!slot->record.node.empty() && HasSession(*slot)) keys.insert(KeyOf(*slot));
     }
   }
   std::vector<SessionReport> reports;

@@ -19,6 +19,11 @@ constexpr absl::Duration kRetryMax = absl::Seconds(10);
 // Of one try: others who want the same server wait for it.
 constexpr std::uint32_t kTakeOverMs = 5000;
 
+std::string WhyUnread(const DeviceRecord& record) {
+  return absl::StrCat("this daemon cannot read the record of it (", record.unread_because,
+                      "): its IOs wait for one that can, or for unmap");
+}
+
 }  // namespace
 
 bool DeviceTable::SleepFor(absl::Duration time) {
@@ -33,13 +38,15 @@ absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
              : NbdDeviceIsLeft(index, sessions_.client_id());
 }
 
-// What was not written down was not announced, and nobody uses it.
+// What was not written down was not announced, and nobody uses it.  As long as it cannot be read
+// which device a record is about, it could be any.
 void DeviceTable::RemoveUnknown() {
   std::vector<int> ublk;
   std::vector<int> nbd;
   {
     absl::MutexLock lock(&mutex_);
     for (const SlotPtr& slot : slots_) {
+      if (slot->record.request.index < 0) return;
       const bool is_ublk = slot->record.request.kind == DeviceKind::kUblk;
       (is_ublk ? ublk : nbd).push_back(slot->record.request.index);
     }
@@ -54,10 +61,14 @@ void DeviceTable::Restore(const TableRecords& records) {
     auto slot = std::make_shared<Slot>();
     slot->record = record;
     slot->record.request.timeout_ms = kTakeOverMs;
-    slot->problem = "not taken over yet";
+    slot->problem = record.unread.empty() ? "not taken over yet" : WhyUnread(record);
     {
       absl::MutexLock lock(&mutex_);
       slots_.push_back(slot);
+    }
+    if (!record.unread.empty()) {
+      LOG_ERROR(record.node, " is not served: ", slot->problem);
+      continue;
     }
     threads_.emplace_back([this, slot] { TakeOver(slot); });
   }

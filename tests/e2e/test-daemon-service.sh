@@ -42,6 +42,37 @@ rm "$work/notify"
 timeout 60 python3 "$work/manager.py" "$work" >"$work/manager.log" 2>&1 || fail "the service manager, again"
 [ "$(identity)" = "$first" ] || fail "the identity was $first and is $(identity)"
 
+# Of a later daemon, say: what cannot be read is shown, left alone, kept for those who can, and can be taken away.
+cat >"$work/run/devices.json" <<EOF
+{"version": 1, "client_id": "$first", "devices": [
+  {"device": "/dev/nbd900000", "uri": "tcp://127.0.0.1:9/vol0", "as": "vdpa", "index": 900000, "new": {"x": 1}},
+  7]}
+EOF
+start unread ibnbd-client daemon --runtime-directory "$work/run" --socket "$work/sock"
+daemon_pid=$pid
+wait_for 20 ibnbd-client list --socket "$work/sock" || fail "an unreadable record keeps the daemon from serving"
+reasons() {
+  ibnbd-client list --json --socket "$work/sock" | python3 -c '
+import json, sys
+for device in json.load(sys.stdin)["devices"]: print(device["device"], device["uri"], device["state"], device["state_reason"])'
+}
+reasons | grep -q '^/dev/nbd900000 tcp://127.0.0.1:9/vol0 waiting .*"vdpa", which is unknown' || fail "shown as $(reasons)"
+reasons | grep -q '^? None waiting .*a device is no object' || fail "shown as $(reasons)"
+expect_fail 'cannot read the record' ibnbd-client remap /dev/nbd900000 --socket "$work/sock"
+expect_fail 'cannot read the record' ibnbd-client set /dev/nbd900000 --on-loss hold --socket "$work/sock"
+expect_fail 'mapped already, as /dev/nbd900000' ibnbd-client map tcp://127.0.0.1:9/vol0 --socket "$work/sock"
+expect_fail 'neither a session nor a device; there is .* with tcp://127.0.0.1:9' \
+  ibnbd-client path list '?' --socket "$work/sock"
+ibnbd-client unmap '?' --socket "$work/sock" || fail "cannot be taken away"
+[ "$(reasons | wc -l)" = 1 ] || fail "still there: $(reasons)"
+python3 -c '
+import json, sys
+left = json.load(open(sys.argv[1]))["devices"]
+assert left == [{"device": "/dev/nbd900000", "uri": "tcp://127.0.0.1:9/vol0", "as": "vdpa", "index": 900000, "new": {"x": 1}}], left
+' "$work/run/devices.json" || fail "the other record was not kept as it was"
+kill "$daemon_pid"
+wait "$daemon_pid" || fail "the daemon ended with $?"
+
 echo '{"version": 1}' >"$work/run/devices.json"
 expect_fail 'devices.json.*client_id' timeout 20 ibnbd-client daemon --runtime-directory "$work/run" --socket "$work/sock"
 rm "$work/run/devices.json"
