@@ -3,7 +3,8 @@
 """House rules that a machine can check; each finding says the rule and the reason.
 
 Layers (ci/layers.txt), sizes of files and functions, words the data path may not use, tests that
-CMake does not know, headers without a guard, files without a licence line.
+CMake does not know, headers without a guard, files without a licence line, units that systemd may
+give up.
 """
 import os
 import re
@@ -127,6 +128,26 @@ def check_licence(path, lines):
         finding(path, 1, "no include guard")
 
 
+def check_unit(path, lines):
+    """What is restarted is restarted for ever, after a pause: others wait for it."""
+    section, settings = "", {}
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            settings[section, key.strip()] = (value.strip(), number)
+    restart, number = settings.get(("Service", "Restart"), ("no", 0))
+    if restart == "no":
+        return
+    if settings.get(("Unit", "StartLimitIntervalSec"), ("",))[0] != "0":
+        finding(path, number, "no StartLimitIntervalSec=0 in [Unit]: after five quick failures systemd gives it up")
+    pause = re.fullmatch(r"(\d+)(ms|s)?", settings.get(("Service", "RestartSec"), ("100ms",))[0])
+    if pause is None or int(pause[1]) * (1 if pause[2] == "ms" else 1000) not in range(500, 5001):
+        finding(path, number, "RestartSec is not between 500ms and 5s: it is tried for ever, and waited for")
+
+
 def names_in_cmake(path):
     """The files that the CMakeLists.txt at `path` names, relative to the root: as they are written, and for
     each value of an enclosing foreach(variable values...)."""
@@ -155,6 +176,9 @@ def main():
     rules = read_layers()
     paths = tracked()
     for path in paths:
+        if path.endswith(".service"):
+            with open(os.path.join(ROOT, path)) as file:
+                check_unit(path, file.readlines())
         if not path.endswith((".cc", ".h", ".c", ".py", ".sh", "CMakeLists.txt", ".cmake")):
             continue
         with open(os.path.join(ROOT, path), errors="replace") as file:
