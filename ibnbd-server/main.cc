@@ -2,7 +2,6 @@
 // ibnbd-server: starts the server, then waits for signals.  The main thread does nothing else, so
 // that slow control work (reading the configuration, waiting for a lock) disturbs no IO.
 #include <signal.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +19,7 @@
 #include "base/handover.h"
 #include "base/log.h"
 #include "base/memory_pressure.h"
+#include "base/process_limits.h"
 #include "base/status_macros.h"
 #include "ibnbd-server/listen_sockets.h"
 #include "ibnbd-server/log_sink.h"
@@ -43,16 +43,6 @@ int Fail(const absl::Status& status) {
   std::replace(text.begin(), text.end(), '\n', ' ');
   std::fprintf(stderr, "ibnbd-server: %s\n", text.c_str());
   return kExitFailure;
-}
-
-// Every connection is a descriptor, and every registered chunk is locked memory.
-void RaiseLimits() {
-  for (const auto resource : {RLIMIT_NOFILE, RLIMIT_MEMLOCK}) {
-    rlimit limit{};
-    if (getrlimit(resource, &limit) != 0) continue;
-    limit.rlim_cur = limit.rlim_max;
-    (void)setrlimit(resource, &limit);  // As far as it goes: less is slower or fewer, not wrong.
-  }
 }
 
 // Written aside and renamed: who waits for the file finds it whole.

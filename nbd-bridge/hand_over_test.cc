@@ -109,6 +109,22 @@ TEST_F(HandOverTest, NobodyWhoComesDuringAHandOverIsLost) {
   }
 }
 
+TEST_F(HandOverTest, AClientOfWhichNothingIsUnderstoodIsClosedAndTheOthersGoOn) {
+  StartBridge();
+  TestClient first = Client(), second = Client(), third = Client();
+  Inheritance next = HandOver();
+  ASSERT_EQ(next.before.clients.size(), 3u);
+  next.before.clients[1].state = "nbd client 2 of a version that is not known\n";
+  StartBridge(std::move(next));
+  int served = 0;
+  char data[512];
+  for (TestClient* client : {&first, &second, &third}) {
+    served += client->Do(NbdCmd::kRead, 0, 512, 0, data) == 0 ? 1 : 0;
+  }
+  EXPECT_EQ(served, 2);
+  EXPECT_THAT(Log(), ::testing::HasSubstr("is not understood"));
+}
+
 TEST_F(HandOverTest, AVolumeOfWhichNothingIsKnownIsNotServed) {
   fake::switches().fail_info = -ETIMEDOUT;
   EXPECT_THAT(std::string(Bridge::Start(options_).status().message()),

@@ -7,11 +7,13 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <iterator>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,9 +22,11 @@
 #include "base/clock.h"
 #include "base/handover.h"
 #include "base/log.h"
+#include "base/process_limits.h"
 #include "base/status_macros.h"
 #include "ibnbd/ibnbd.h"
 #include "nbd-bridge/bridge.h"
+#include "nbd-bridge/listener.h"
 #include "nbd-bridge/options.h"
 #include "nbd-bridge/service_manager.h"
 
@@ -74,6 +78,30 @@ constexpr char kProgram[] = "nbd-bridge";
 // For the process before us, beyond its --stop-timeout to finish, to flush, and to close.
 constexpr std::int64_t kTakeOverGraceNs = 10 * ibnbd::kNsPerSecond;
 
+// What the bridge has beside its clients, generously.
+std::size_t OwnDescriptors(const ibnbd::bridge::BridgeOptions& options) {
+  std::set<std::pair<std::string, int>> servers;
+  for (const auto& volume : options.volumes.volumes) {
+    servers.emplace(volume.uri.host, volume.uri.port);
+  }
+  return 64 + options.listen.size() + options.thread_count * (8 + 16 * servers.size());
+}
+
+// A bridge that cannot open its volumes serves none of them.  The first ones go: what is opened
+// next gets their numbers, which must be below the limit.
+void MakeRoom(const ibnbd::bridge::BridgeOptions& options, std::vector<HandedClient>& clients) {
+  const std::size_t limit = ibnbd::DescriptorLimit();
+  const std::size_t own = std::min(OwnDescriptors(options), limit);
+  if (clients.size() <= limit - own) return;
+  const auto first_kept = clients.end() - static_cast<std::ptrdiff_t>(limit - own);
+  for (auto client = clients.begin(); client != first_kept; ++client) {
+    LOG_WARN("closed the connection of ", ibnbd::bridge::PeerOf(client->socket.get()),
+             ": no more than ", limit, " open files are allowed (ulimit -n), of which ", own,
+             " are not for clients");
+  }
+  clients.erase(clients.begin(), first_kept);
+}
+
 absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
   Inheritance inheritance;
   ASSIGN_OR_RETURN(ibnbd::bridge::Kept kept, ibnbd::bridge::TakeFromServiceManager());
@@ -86,6 +114,7 @@ absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
   }
   std::move(kept.given.clients.begin(), kept.given.clients.end(),
             std::back_inserter(inheritance.before.clients));
+  MakeRoom(options.bridge, inheritance.before.clients);
   inheritance.on_serve = [names = std::move(kept.names)] {
     HoldEndSignals();
     ibnbd::bridge::ForgetInServiceManager(names);
@@ -112,18 +141,13 @@ int End(Bridge& bridge, ibnbd::UniqueFd successor) {
   sd_notify(0, "STOPPING=1");
   if (!successor.valid() && !ibnbd::bridge::HasServiceManager()) return bridge.Stop() ? 0 : 2;
   std::vector<HandedClient> clients;
-  bool clean = bridge.StopFor(&clients);
+  const bool clean = bridge.StopFor(&clients);
   if (!successor.valid()) {
     ibnbd::bridge::LeaveToServiceManager(clients);
     return clean ? 0 : 2;
   }
-  for (const HandedClient& client : clients) {
-    if (absl::Status status = ibnbd::HandOverClient(successor.get(), client); !status.ok()) {
-      LOG_ERROR(status.message());
-      clean = false;
-    }
-  }
-  return clean ? 0 : 2;  // Which closes the connection to the successor.
+  const bool all = ibnbd::HandOverClients(successor.get(), clients);
+  return clean && all ? 0 : 2;  // Which closes the connection to the successor.
 }
 
 int Fail(const absl::Status& status) {
@@ -132,6 +156,7 @@ int Fail(const absl::Status& status) {
 }
 
 int Serve(const ProgramOptions& options) {
+  ibnbd::RaiseLimits();
   absl::StatusOr<Inheritance> inheritance = TakeInheritance(options);
   if (!inheritance.ok()) return Fail(inheritance.status());
   // Before the bridge: once it serves nothing may fail any more.

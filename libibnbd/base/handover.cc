@@ -12,26 +12,29 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/process_limits.h"
 #include "base/status_macros.h"
 
 namespace ibnbd {
 namespace {
 
-constexpr std::size_t kSocketsMax = 64;
+constexpr std::size_t kSocketsMax = 64;  // In one message.
 // Of a connection's send buffer, and of a successor's patience with a client's message.
 constexpr int kBufferSize = 2 * kHandedStateMax;
 constexpr timeval kSendTimeout{5, 0};
 
 // The message in which they come; says what it is, and its version.
-std::string FirstMessage(std::string_view program) {
-  return absl::StrCat(absl::string_view(program.data(), program.size()), " listening sockets 1",
-                      absl::string_view("", 1));
+std::string SocketsMessage(std::string_view program, bool more_come) {
+  return absl::StrCat(absl::string_view(program.data(), program.size()), more_come ? " more" : "",
+                      " listening sockets 1", absl::string_view("", 1));
 }
 
 // What is handed over is trusted, either way: only root and our own user may be at the other end.
@@ -78,7 +81,8 @@ union Control {
 };
 
 absl::Status Send(int connection, std::string_view text, std::span<const int> sockets, int flags) {
-  const std::size_t count = std::min(sockets.size(), kSocketsMax);
+  const std::size_t count = sockets.size();
+  CHECK(count <= kSocketsMax);
   Control control{};
   iovec bytes{const_cast<char*>(text.data()), text.size()};
   msghdr message{};
@@ -93,15 +97,18 @@ absl::Status Send(int connection, std::string_view text, std::span<const int> so
     header->cmsg_len = CMSG_LEN(count * sizeof(int));
     std::memcpy(CMSG_DATA(header), sockets.data(), count * sizeof(int));
   }
-  if (sendmsg(connection, &message, MSG_NOSIGNAL | flags) < 0) {
-    return ErrnoStatus(errno, "hand over");
+  while (sendmsg(connection, &message, MSG_NOSIGNAL | flags) < 0) {
+    if (errno != EINTR) return ErrnoStatus(errno, "hand over");
   }
   return absl::OkStatus();
 }
 
 struct Received {
-  std::string text;  // Empty: the end.
+  std::string text;
   std::vector<UniqueFd> sockets;
+  bool cut = false;             // The text was longer.
+  bool no_descriptors = false;  // There were more sockets.
+  [[nodiscard]] bool end() const { return text.empty() && sockets.empty() && !no_descriptors; }
 };
 
 absl::StatusOr<Received> Receive(int connection) {
@@ -114,8 +121,13 @@ absl::StatusOr<Received> Receive(int connection) {
   message.msg_iovlen = 1;
   message.msg_control = control.bytes;
   message.msg_controllen = sizeof control.bytes;
-  const ssize_t size = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+  ssize_t size = 0;
+  do {
+    size = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+  } while (size < 0 && errno == EINTR);
   if (size < 0 && errno != ECONNRESET) return ErrnoStatus(errno, "receive");
+  received.cut = (message.msg_flags & MSG_TRUNC) != 0;
+  received.no_descriptors = (message.msg_flags & MSG_CTRUNC) != 0;
   received.text.resize(static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
   for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at)) {
     if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS) continue;
@@ -141,27 +153,57 @@ absl::Status WaitFor(int connection, std::int64_t deadline_ns) {
   }
 }
 
-absl::StatusOr<HandedOver> TakeFrom(std::string_view program, int connection,
-                                    std::int64_t timeout_ns) {
-  const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ns;
-  RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
-  ASSIGN_OR_RETURN(Received first, Receive(connection));
-  if (first.text != FirstMessage(program)) {
-    return absl::FailedPreconditionError(
-        first.text.empty()
-            ? std::string("it refused; is it another user's?")
-            : absl::StrCat("it is no ", absl::string_view(program.data(), program.size()),
-                           " of this kind"));
-  }
-  HandedOver taken{std::move(first.sockets), {}};
-  LOG_INFO("took over ", taken.sockets.size(), " listening sockets; the process before finishes");
+std::string NoDescriptors() {
+  return absl::StrCat("no more than ", DescriptorLimit(), " open files are allowed (ulimit -n)");
+}
+
+absl::StatusOr<std::vector<UniqueFd>> TakeSockets(std::string_view program, int connection,
+                                                  std::int64_t deadline_ns) {
+  std::vector<UniqueFd> sockets;
   while (true) {
     RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
     ASSIGN_OR_RETURN(Received next, Receive(connection));
-    if (next.text.empty()) return taken;  // Its end.
-    if (next.sockets.size() != 1) return absl::FailedPreconditionError("a client without socket");
-    taken.clients.push_back({std::move(next.sockets.front()), std::move(next.text)});
+    if (next.end()) return absl::FailedPreconditionError("it refused; is it another user's?");
+    const bool last = next.text == SocketsMessage(program, false);
+    if (!last && next.text != SocketsMessage(program, true)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "it is no ", absl::string_view(program.data(), program.size()), " of this kind"));
+    }
+    if (next.no_descriptors) LOG_WARN("a listening socket is not taken over: ", NoDescriptors());
+    std::move(next.sockets.begin(), next.sockets.end(), std::back_inserter(sockets));
+    if (last) return sockets;
   }
+}
+
+// Until the process before has ended.
+absl::Status TakeClients(int connection, std::int64_t deadline_ns,
+                         std::vector<HandedClient>* clients) {
+  while (true) {
+    RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
+    ASSIGN_OR_RETURN(Received next, Receive(connection));
+    if (next.end()) return absl::OkStatus();
+    if (next.sockets.size() == 1 && !next.cut && !next.no_descriptors) {
+      clients->push_back({std::move(next.sockets.front()), std::move(next.text)});
+      continue;
+    }
+    LOG_WARN("a client's connection is closed: ",
+             next.no_descriptors ? NoDescriptors()
+                                 : std::string("what was handed over of it is not understood"));
+  }
+}
+
+absl::StatusOr<HandedOver> TakeFrom(std::string_view program, int connection,
+                                    std::int64_t timeout_ns) {
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ns;
+  HandedOver taken;
+  ASSIGN_OR_RETURN(taken.sockets, TakeSockets(program, connection, deadline_ns));
+  LOG_INFO("took over ", taken.sockets.size(), " listening sockets; the process before finishes");
+  const absl::Status status = TakeClients(connection, deadline_ns, &taken.clients);
+  if (status.ok()) return taken;
+  // Who has handed over a client was done with all of them.
+  if (taken.clients.empty()) return status;
+  LOG_WARN("took over ", taken.clients.size(), " clients, others are lost: ", status.message());
+  return taken;
 }
 
 }  // namespace
@@ -187,16 +229,37 @@ absl::StatusOr<UniqueFd> HandoverSocket::HandOver(std::string_view program,
   UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return ErrnoStatus(errno, "accept");
   ASSIGN_OR_RETURN(const ucred peer, CheckedPeer(connection.get()));
-  RETURN_IF_ERROR(Send(connection.get(), FirstMessage(program), sockets, MSG_DONTWAIT));
+  std::span<const int> left(sockets);
+  while (left.size() > kSocketsMax) {
+    RETURN_IF_ERROR(Send(connection.get(), SocketsMessage(program, true), left.first(kSocketsMax),
+                         MSG_DONTWAIT));
+    left = left.subspan(kSocketsMax);
+  }
+  // Only with this it is done.
+  RETURN_IF_ERROR(Send(connection.get(), SocketsMessage(program, false), left, MSG_DONTWAIT));
   LOG_INFO("process ", peer.pid, " takes over");
   return connection;
 }
 
-absl::Status HandOverClient(int successor, const HandedClient& client) {
+bool HandOverClients(int successor, const std::vector<HandedClient>& clients) {
   (void)setsockopt(successor, SOL_SOCKET, SO_SNDBUF, &kBufferSize, sizeof kBufferSize);
   (void)setsockopt(successor, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof kSendTimeout);
-  const int socket = client.socket.get();
-  return Send(successor, client.state, {&socket, 1}, 0);
+  bool all = true;
+  for (const HandedClient& client : clients) {
+    const int socket = client.socket.get();
+    absl::Status status = client.state.size() <= kHandedStateMax
+                              ? Send(successor, client.state, {&socket, 1}, 0)
+                              : absl::InvalidArgumentError("hand over: it has sent too much");
+    if (status.ok()) continue;
+    all = false;
+    LOG_ERROR("a client's connection is closed: ", status.message());
+    // It has gone, or has not taken anything for so long: likewise for all others.
+    const int error = -ErrnoFromStatus(status);
+    if (error != EPIPE && error != ECONNRESET && error != EAGAIN) continue;
+    LOG_ERROR("so are those of ", &clients.back() - &client, " others");
+    break;
+  }
+  return all;
 }
 
 absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string& path,

@@ -6,8 +6,12 @@
 // connections over, too, where they can go on with another process.
 //
 //   next     connects
-//   running  one message with the descriptors, then one for each client, when it is done with all
-//            of them; it closes the connection by ending
+//   running  its sockets, in as many messages as it takes, of which the last says so; then one
+//            message for each client, when it is done with all of them; it closes the connection
+//            by ending
+//
+// A client whose message cannot be sent, or is not as it should be, or for whom there is no
+// descriptor left, loses its connection, and nobody else does.
 //
 // The connection is a process's of the same user, or root's.  Main thread.
 #pragma once
@@ -51,11 +55,12 @@ class HandoverSocket {
 };
 
 // To the process that has taken over, by what HandOver() returned.  Waits for it at most some
-// seconds.
-absl::Status HandOverClient(int successor, const HandedClient& client);
+// seconds.  False: not all could be handed over; the log says why.
+bool HandOverClients(int successor, const std::vector<HandedClient>& clients);
 
 // Asks the process that listens at `path` for its sockets, and waits until it has ended.  None if
-// there is no such process.  DeadlineExceeded: it has not ended; the sockets are lost to both.
+// there is no such process.  DeadlineExceeded: it has not ended, nor handed a client over; the
+// sockets are lost to both.
 absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string& path,
                                     std::int64_t timeout_ns);
 
