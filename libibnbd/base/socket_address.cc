@@ -209,10 +209,11 @@ SocketAddress SocketAddressFrom(const void* sockaddr_bytes, std::uint32_t length
   return address;
 }
 
-absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port) {
+absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port,
+                                             Names names) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
+  hints.ai_flags = AI_NUMERICSERV | (names == Names::kRefused ? AI_NUMERICHOST : 0);
   addrinfo* list = nullptr;
   const std::string name(host);
   const int error = getaddrinfo(name.c_str(), std::to_string(port).c_str(), &hints, &list);

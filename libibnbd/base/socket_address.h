@@ -59,6 +59,8 @@ absl::StatusOr<Uri> ParseUri(absl::string_view text, absl::string_view default_s
 SocketAddress SocketAddressFrom(const void* sockaddr_bytes, std::uint32_t length);
 
 // Looks the host up (blocking; control plane, set-up only).  Prefers what getaddrinfo lists first.
-absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port);
+enum class Names { kLookedUp, kRefused };  // Refused: numbers only, which never blocks.
+absl::StatusOr<SocketAddress> ResolveAddress(absl::string_view host, std::uint16_t port,
+                                             Names names = Names::kLookedUp);
 
 }  // namespace ibnbd

@@ -25,6 +25,7 @@
 #include "base/clock.h"
 #include "base/intrusive_list.h"
 #include "capi/event.h"
+#include "capi/path_finder.h"
 #include "capi/user_io.h"
 #include "fabric/fabric.h"
 #include "ibnbd/ibnbd.h"
@@ -105,6 +106,7 @@ struct ibnbd_session {
   const ibnbd::MemoryProvider* memory = &ibnbd::OrdinaryPages();
   ibnbd::MonotonicClock clock;
   std::unique_ptr<ibnbd::fabric::Fabric> fabric;
+  std::unique_ptr<ibnbd::capi::PathFinder> finder;
   std::unique_ptr<ibnbd::Reactor> control;
   std::unique_ptr<ibnbd::rtrs::Port> control_port;
   std::vector<std::unique_ptr<ibnbd_queue>> queues;

@@ -5,12 +5,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/socket_address.h"
 #include "base/status_macros.h"
 #include "capi/control.h"
 #include "capi/error.h"
 #include "capi/handles.h"
+#include "capi/path_finder.h"
 #include "capi/session.h"
 
 namespace ibnbd::capi {
@@ -48,11 +48,15 @@ std::string TextOf(const std::string& source, const std::string& server) {
   return absl::StrCat(source.empty() ? "" : absl::StrCat(WithoutPort(source), "@"), server);
 }
 
+// As configured, too, for as long as it is not known where that is.
+std::string TextOf(const PathInfo& path) {
+  return path.server.empty() ? path.text : TextOf(path.source, path.server);
+}
+
 absl::StatusOr<std::uint32_t> AddPath(rtrs::ClientSession& session, const PathOptions& options) {
-  const std::string text =
-      TextOf(options.source ? options.source->ToString() : "", options.server.ToString());
+  const std::string text = IsKnown(options) ? PathText(options) : options.text;
   for (const PathInfo& other : session.paths()) {
-    if (TextOf(other.source, other.server) != text) continue;
+    if (TextOf(other) != text && other.text != options.text) continue;
     return absl::AlreadyExistsError(
         absl::StrCat("path ", text, " is there already: its number is ", other.id));
   }
@@ -75,7 +79,7 @@ struct ibnbd_path_info Fill(const PathInfo& path) {
   info.connect_failures = path.connect_failures;
   info.latency_ns = static_cast<std::uint64_t>(path.latency_ns);
   info.heartbeat_rtt_ns = static_cast<std::uint64_t>(path.heartbeat_rtt_ns);
-  CopyText(TextOf(path.source, path.server), info.path);
+  CopyText(TextOf(path), info.path);
   CopyText(path.addresses, info.address);
   CopyText(path.last_error, info.last_error);
   return info;
@@ -93,51 +97,8 @@ int FailPath(const char* call, const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<SocketAddress> ParseSource(absl::string_view text, const SocketAddress& server) {
-  const std::string what = absl::StrCat("source \"", text, "\"");
-  const absl::StatusOr<HostPort> parts = ParseHostPort(text, BareIpv6::kTaken);
-  if (!parts.ok()) return Annotate(parts.status(), what);
-  if (parts->port) return absl::InvalidArgumentError(absl::StrCat(what, ": it has no port"));
-  absl::StatusOr<SocketAddress> source = ResolveAddress(parts->host, 0);
-  if (!source.ok()) return Annotate(source.status(), what);
-  if (source->family != server.family) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(what, ": source and destination are of different kinds"));
-  }
-  return source;
-}
-
-absl::StatusOr<PathOptions> ParsePath(absl::string_view text, std::uint16_t default_port) {
-  const std::pair<absl::string_view, absl::string_view> sides =
-      absl::StrSplit(text, absl::MaxSplits('@', 1));
-  const bool has_source = absl::string_view::npos != text.find('@');
-  const std::string what = absl::StrCat("path \"", text, "\"");
-  if (text.empty() || (has_source && (sides.first.empty() || sides.second.empty()))) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": [SRC@]DST[:PORT] is wanted"));
-  }
-  absl::StatusOr<HostPort> to = ParseHostPort(has_source ? sides.second : text, BareIpv6::kTaken);
-  if (!to.ok()) return Annotate(to.status(), what);
-  const std::uint16_t port = to->port.value_or(default_port);
-  if (port == 0) return absl::InvalidArgumentError(absl::StrCat(what, ": its port is 0"));
-  PathOptions options;
-  absl::StatusOr<SocketAddress> server = ResolveAddress(to->host, port);
-  if (!server.ok()) return Annotate(server.status(), what);
-  options.server = *server;
-  if (!has_source) return options;
-  absl::StatusOr<SocketAddress> source = ParseSource(sides.first, options.server);
-  if (!source.ok()) return Annotate(source.status(), what);
-  options.source = *source;
-  return options;
-}
-
-absl::StatusOr<std::vector<PathOptions>> ParsePaths(const char* list, std::uint16_t default_port) {
-  std::vector<PathOptions> paths;
-  if (list == nullptr) return paths;
-  for (const absl::string_view text : absl::StrSplit(list, ' ', absl::SkipEmpty())) {
-    ASSIGN_OR_RETURN(PathOptions path, ParsePath(text, default_port));
-    paths.push_back(std::move(path));
-  }
-  return paths;
+std::string PathText(const PathOptions& path) {
+  return TextOf(path.source ? path.source->ToString() : "", path.server.ToString());
 }
 
 }  // namespace ibnbd::capi
@@ -154,13 +115,14 @@ using ibnbd::capi::Succeed;
 int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t weight,
                            uint32_t* id) {
   constexpr char kCall[] = "ibnbd_session_add_path";
+  constexpr std::int64_t kFindNs = 2 * ibnbd::kNsPerSecond;
   if (const int error = CheckSession(kCall, session)) return error;
   if (path == nullptr) return Fail(-EINVAL, "%s: the path is NULL", kCall);
   auto options = ibnbd::capi::ParsePath(path, session->port);
   if (!options.ok()) return Fail(kCall, options.status());
-  const ibnbd::SocketAddress* source = options->source ? &*options->source : nullptr;
-  const absl::Status peer = session->fabric->AddPeer(options->server, source);
-  if (!peer.ok()) return Fail(kCall, peer);
+  // Just now, if it can be, so that one which is there already is refused at once; or later.
+  std::vector<ibnbd::rtrs::PathOptions> found = {*options};
+  if (session->finder->FindNow(found, kFindNs).ok()) options = found.front();
   options->weight = weight;
   // By value: it may run after we have given up.  Then nobody knows the path, and it goes again.
   auto added = CallControl<std::uint32_t>(

@@ -11,12 +11,14 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/str_split.h"
 #include "base/log.h"
 #include "base/socket_address.h"
 #include "base/status_macros.h"
 #include "capi/control.h"
 #include "capi/error.h"
 #include "capi/handles.h"
+#include "capi/path_finder.h"
 #include "capi/session.h"
 #include "fabric/open_fabric.h"
 
@@ -130,7 +132,9 @@ rnbd::Client::Options ClientOptions(const ibnbd_session& session,
   result.session.name = session.name;
   result.session.server = paths.front().server;
   result.session.source = paths.front().source;
+  result.session.text = paths.front().text;
   result.session.more_paths.assign(paths.begin() + 1, paths.end());
+  result.session.finder = session.finder.get();
   result.session.client_id = options.client_id;
   result.session.incarnation = SecondsSinceBoot();
   result.session.connect_timeout_ns =
@@ -179,12 +183,7 @@ void* RunControlThread(void* argument) {
 }
 
 absl::Status StartControlThread(ibnbd_session& session) {
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // Inherited by the thread.
-  const int error = ::pthread_create(&session.thread, nullptr, RunControlThread, &session);
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  const int error = StartThreadWithoutSignals(&session.thread, RunControlThread, &session);
   if (error != 0) return ErrnoStatus(error, "start the control thread");
   session.thread_started = true;
   return absl::OkStatus();
@@ -200,31 +199,22 @@ absl::Status Connect(ibnbd_session& session, const ibnbd_session_options& option
 // All of them; the one that the URI says is the first.
 absl::StatusOr<std::vector<rtrs::PathOptions>> PathsOf(const Uri& uri,
                                                        const ibnbd_session_options& options) {
-  ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, ParsePaths(options.paths, uri.port));
+  std::vector<rtrs::PathOptions> paths;
   if ((options.flags & IBNBD_SESSION_PATHS_ONLY) == 0) {
-    rtrs::PathOptions first;
-    ASSIGN_OR_RETURN(first.server, ResolveAddress(uri.host, uri.port));
-    if (options.source != nullptr) {
-      ASSIGN_OR_RETURN(first.source, ParseSource(options.source, first.server));
-    }
-    paths.insert(paths.begin(), first);
+    const bool v6 = uri.host.find(':') != std::string::npos;
+    const std::string source = options.source == nullptr ? "" : absl::StrCat(options.source, "@");
+    ASSIGN_OR_RETURN(
+        rtrs::PathOptions first,
+        ParsePath(absl::StrCat(source, v6 ? "[" : "", uri.host, v6 ? "]" : ""), uri.port));
+    paths.push_back(std::move(first));
+  }
+  const char* more = options.paths == nullptr ? "" : options.paths;
+  for (const absl::string_view text : absl::StrSplit(more, ' ', absl::SkipEmpty())) {
+    ASSIGN_OR_RETURN(rtrs::PathOptions path, ParsePath(text, uri.port));
+    paths.push_back(std::move(path));
   }
   if (paths.empty()) return absl::InvalidArgumentError("paths is empty");
   return paths;
-}
-
-// Paths that stand for themselves are those that a session had: some may be away just now.
-absl::Status AddPeers(fabric::Fabric& fabric, const std::vector<rtrs::PathOptions>& paths,
-                      const ibnbd_session_options& options) {
-  const bool may_fail = (options.flags & IBNBD_SESSION_PATHS_ONLY) != 0;
-  std::size_t failed = 0;
-  for (const rtrs::PathOptions& path : paths) {
-    const absl::Status status = fabric.AddPeer(path.server, path.source ? &*path.source : nullptr);
-    if (status.ok()) continue;
-    if (!may_fail || ++failed == paths.size()) return status;
-    LOG_WARN("path to ", path.server.ToString(), ": ", status.message());
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
@@ -239,9 +229,11 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   session->port = uri.port;
   ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, PathsOf(uri, options));
   ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme));
-  RETURN_IF_ERROR(AddPeers(*session->fabric, paths, options));
+  session->finder = std::make_unique<PathFinder>(*session->fabric);
+  RETURN_IF_ERROR(session->finder->FindNow(paths, options.connect_timeout_ms * kNsPerMs));
   absl::Status status = Build(*session, options, std::move(paths));
   if (status.ok()) status = StartControlThread(*session);
+  if (status.ok()) session->finder->SetControl(session->control.get());
   if (status.ok()) status = Connect(*session, options);
   if (status.ok()) return session;
   status = Annotate(status, session->uri);
@@ -294,6 +286,7 @@ void StopControlThread(ibnbd_session& session) {
 }
 
 void Destroy(std::unique_ptr<ibnbd_session> session) {
+  if (session->finder != nullptr) session->finder->Close();
   StopControlThread(*session);
   session->client.reset();
   for (const auto& buffer : session->buffers) ForgetHandle(buffer.get());
@@ -310,6 +303,16 @@ void Destroy(std::unique_ptr<ibnbd_session> session) {
 }
 
 }  // namespace
+
+int StartThreadWithoutSignals(pthread_t* thread, void* (*run)(void*), void* argument) {
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // Inherited by the thread.
+  const int error = ::pthread_create(thread, nullptr, run, argument);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return error;
+}
 
 bool TearDown(std::unique_ptr<ibnbd_session> session, std::int64_t timeout_ns) {
   for (const auto& queue : session->queues) queue->owner.store(pthread_self());

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Taking a session down, whole or half built; the texts that say where its paths lead.
+// Taking a session down, whole or half built; what the parts of one have in common.
 #pragma once
+
+#include <pthread.h>
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
-#include <vector>
-
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "capi/handles.h"
 #include "rtrs/client_session.h"
 
@@ -18,12 +17,10 @@ namespace ibnbd::capi {
 // if something had to be cancelled, or left behind.  Requires: no other thread uses the session.
 bool TearDown(std::unique_ptr<ibnbd_session> session, std::int64_t timeout_ns);
 
-// "[SRC@]DST[:PORT]" towards the server of the session's URI; names are looked up.
-absl::StatusOr<rtrs::PathOptions> ParsePath(absl::string_view text, std::uint16_t default_port);
-// The numeric or named address to come from, towards `server`.
-absl::StatusOr<SocketAddress> ParseSource(absl::string_view text, const SocketAddress& server);
-// All of a list that is separated by spaces; null: none.
-absl::StatusOr<std::vector<rtrs::PathOptions>> ParsePaths(const char* list,
-                                                          std::uint16_t default_port);
+// What a path is called, by its addresses: "10.0.0.2:1234", "10.1.0.1@10.1.0.2:1234".
+std::string PathText(const rtrs::PathOptions& path);
+
+// A thread that no signal of the application's is delivered to.  0, or an errno.
+int StartThreadWithoutSignals(pthread_t* thread, void* (*run)(void*), void* argument);
 
 }  // namespace ibnbd::capi

@@ -108,7 +108,8 @@ void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const Lo
   devices_.push_back(std::make_shared<DeviceImpl>(
       context, name, mode, policy,
       [done = std::move(done),
-       server = options_.session.server.ToString()](absl::StatusOr<Device*> result) {
+       server = rtrs::TargetOf({options_.session.server, std::nullopt, 0, options_.session.text})](
+          absl::StatusOr<Device*> result) {
         if (result.ok()) return done(result);
         done(Annotate(result.status(), absl::StrCat("server ", server)));
       }));

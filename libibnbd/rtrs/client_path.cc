@@ -17,6 +17,12 @@ constexpr std::uint32_t kControlPermitsMax = 8;  // DealPermits().
 
 }  // namespace
 
+bool IsKnown(const PathOptions& path) { return path.text.empty() || path.server.length != 0; }
+
+std::string TargetOf(const PathOptions& path) {
+  return IsKnown(path) ? path.server.ToString() : path.text;
+}
+
 proto::Uuid DrawUuid(Prng& prng) {
   proto::Uuid uuid;
   for (std::size_t i = 0; i < uuid.size(); i += 8) {
@@ -40,17 +46,12 @@ ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& o
       uuid_(DrawUuid(prng)),
       reactor_(reactor),
       owner_(owner),
+      found_(IsKnown(options_)),
       backoff_(session.backoff_ns_min, session.backoff_ns_max, prng),
       heartbeat_(kHeartbeatMissedMax),
       beats_(lanes.size(), Watch(kHeartbeatMissedMax - 1)),
       probes_(lanes.size(), Watch(kProbesMissedMax)),
-      round_timer_(reactor_.timers(),
-                   [this] {
-                     Break(absl::DeadlineExceededError(
-                         state_ == State::kInfo ? "connect: no INFO_RSP in time"
-                                                : absl::StrCat("connect: connection ", next_cid_,
-                                                               " not established in time")));
-                   }),
+      round_timer_(reactor_.timers(), [this] { Break(absl::DeadlineExceededError(WhatIsLate())); }),
       backoff_timer_(reactor_.timers(), [this] { StartRound(); }),
       heartbeat_timer_(reactor_.timers(), [this] { OnHeartbeatTimer(); }) {
   for (ClientLane* lane : lanes) {
@@ -62,7 +63,13 @@ ClientPath::ClientPath(const ClientSessionOptions& session, const PathOptions& o
 ClientPath::~ClientPath() { CHECK(state_ == State::kClosed || state_ == State::kIdle); }
 
 absl::Status ClientPath::WithName(const absl::Status& why) const {
-  return Annotate(why, absl::StrCat("session ", session_.name, " to ", options_.server.ToString()));
+  return Annotate(why, absl::StrCat("session ", session_.name, " to ", TargetOf(options_)));
+}
+
+std::string ClientPath::WhatIsLate() const {
+  if (state_ == State::kFinding) return "its name was not looked up in time";
+  if (state_ == State::kInfo) return "connect: no INFO_RSP in time";
+  return absl::StrCat("connect: connection ", next_cid_, " not established in time");
 }
 
 void ClientPath::Start() {
@@ -73,12 +80,29 @@ void ClientPath::Start() {
 void ClientPath::StartRound() {
   ++round_;
   ++stats_.connect_rounds;
-  state_ = State::kConnecting;
+  state_ = State::kFinding;
   next_cid_ = 0;
-  hurry_ = enabled_ = false;
-  first_conn_ = owner_.MayCreateSession(*this);
+  hurry_ = enabled_ = first_conn_ = false;
   addresses_.clear();
   round_timer_.ArmAfter(session_.connect_timeout_ns);
+  if (found_) return ConnectFirst();
+  // An answer that a former round did not wait for is as good.
+  if (!std::exchange(finding_, true)) owner_.FindWay(*this);
+}
+
+void ClientPath::OnFound(absl::StatusOr<PathOptions> found) {
+  finding_ = false;
+  if (state_ != State::kFinding) return;
+  if (!found.ok()) return Break(found.status());
+  options_.server = found->server;
+  options_.source = found->source;
+  found_ = true;
+  ConnectFirst();
+}
+
+void ClientPath::ConnectFirst() {
+  state_ = State::kConnecting;
+  first_conn_ = owner_.MayCreateSession(*this);
   ConnectNext();
 }
 
@@ -206,7 +230,7 @@ void ClientPath::OnConnectionBroken(std::uint32_t, std::uint32_t round, const ab
 }
 
 void ClientPath::Break(const absl::Status& why, bool fatal) {
-  if (state_ != State::kConnecting && state_ != State::kInfo && state_ != State::kUp) return;
+  if (state_ < State::kFinding || state_ > State::kUp) return;
   const bool was_up = state_ == State::kUp;
   state_ = State::kBroken;
   has_offer_ = false;
@@ -231,6 +255,7 @@ void ClientPath::Break(const absl::Status& why, bool fatal) {
     return owner_.OnPathDown(*this, named);
   }
   ++stats_.connect_failures;
+  found_ = options_.text.empty();  // Its name, the routes or the devices may be others now.
   if (!hurry_) LOG_INFO("connect failed: ", named.message());
   if (!close_requested_) owner_.OnPathFailed(*this, named, fatal);
 }
@@ -300,8 +325,9 @@ std::uint32_t ClientPath::inflight() const {
 PathInfo ClientPath::Info() const {
   PathInfo info;
   info.id = id_;
+  info.text = options_.text;
   if (options_.source.has_value()) info.source = options_.source->ToString();
-  info.server = options_.server.ToString();
+  if (IsKnown(options_)) info.server = options_.server.ToString();
   info.addresses = addresses_;
   info.weight = options_.weight;
   info.last_error = last_error_;
@@ -322,6 +348,7 @@ PathInfo ClientPath::Info() const {
   }
   switch (state_) {
     case State::kIdle:
+    case State::kFinding:
     case State::kConnecting:
     case State::kInfo:
       info.state = PathState::kConnecting;
@@ -344,11 +371,13 @@ PathInfo ClientPath::Info() const {
 }
 
 std::string ClientPath::Describe() const {
-  const std::string path = addresses_.empty() ? options_.server.ToString() : addresses_;
+  const std::string path = addresses_.empty() ? TargetOf(options_) : addresses_;
   const std::string why = last_error_.empty() ? "" : absl::StrCat(": ", last_error_);
   switch (state_) {
     case State::kIdle:
       return absl::StrCat("path ", path, " idle");
+    case State::kFinding:
+      return absl::StrCat("path ", path, " being looked for", why);
     case State::kConnecting:
       return absl::StrCat("path ", path, " connecting ", next_cid_, "/", connections_.size(), why);
     case State::kInfo:

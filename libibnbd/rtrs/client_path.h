@@ -33,6 +33,8 @@ class ClientPathOwner {
   // The server's offer: what the session makes of it, or why it cannot use it.
   virtual absl::StatusOr<SessionLimits> OnPathOffer(ClientPath& path,
                                                     const SessionLimits& offer) = 0;
+  // Asks the session's finder where it leads; ClientPath::OnFound() follows, unless the path goes.
+  virtual void FindWay(ClientPath& path) = 0;
   virtual void OnPathUp(ClientPath& path) = 0;
   virtual void OnPathDown(ClientPath& path, const absl::Status& why) = 0;  // It was up.
   virtual void OnPathFailed(ClientPath& path, const absl::Status& why, bool fatal) = 0;
@@ -60,6 +62,8 @@ class ClientPath final : public ConnectionObserver {
   ~ClientPath();  // Requires: shut down, or never started.
 
   void Start();
+  // The answer of the session's finder.
+  void OnFound(absl::StatusOr<PathOptions> found);
   // The only way down.  Does nothing if it is not there or already being taken down.
   void Break(const absl::Status& why, bool fatal = false);
   // Its next attempt is made soon, whatever the backoff says.
@@ -116,6 +120,7 @@ class ClientPath final : public ConnectionObserver {
  private:
   enum class State : std::uint8_t {
     kIdle,        // Waits for Start().
+    kFinding,     // Waits to be told where it leads.
     kConnecting,  // Waits for connection next_cid_ to be established.
     kInfo,        // Waits for INFO_RSP, then for all connections to know their chunks.
     kUp,          // Requests flow; waits for something to break.
@@ -137,6 +142,7 @@ class ClientPath final : public ConnectionObserver {
   void OnHeartbeatAck(std::uint32_t round) override;
 
   void StartRound();
+  void ConnectFirst();
   void ConnectNext();
   absl::Status TakeOffer(const proto::ConnRsp& offer);
   [[nodiscard]] proto::InfoReq MakeInfo() const;
@@ -165,6 +171,7 @@ class ClientPath final : public ConnectionObserver {
   [[nodiscard]] std::uint32_t lane_count() const {
     return static_cast<std::uint32_t>(connections_.size()) - 1;
   }
+  [[nodiscard]] std::string WhatIsLate() const;  // In a round whose time is over.
   [[nodiscard]] absl::Status WithName(const absl::Status& why) const;
   // Runs `f` with connection `cid` on its thread.
   template <class F>
@@ -190,7 +197,9 @@ class ClientPath final : public ConnectionObserver {
   bool hurry_ = false;
   bool enabled_ = false;
   bool was_up_ = false;
-  bool fatal_ = false;  // The last round failed for good reason: the next pause is a long one.
+  bool found_ = false;    // The next round may connect: it is known where, and nothing failed.
+  bool finding_ = false;  // An answer of the finder will come.
+  bool fatal_ = false;    // The last round failed for good reason: the next pause is a long one.
   std::uint32_t round_ = 0;
   std::uint32_t next_cid_ = 0;
   std::uint32_t pending_ = 0;  // Connections of which a report is awaited.

@@ -95,6 +95,24 @@ struct PathOptions {
   SocketAddress server;
   std::optional<SocketAddress> source = std::nullopt;  // To connect from; its port is ignored.
   std::uint32_t weight = kPathWeightDefault;
+  // As the user calls it, "[SRC@]HOST:PORT", if ClientSessionOptions::finder is to be asked where
+  // it leads: before its first attempt if `server` is not known yet (IsKnown()), and before every
+  // attempt that follows one that failed.  "": what stands above is all.
+  std::string text = "";
+};
+// It has an address: it needs no finder, or was found at least once.
+[[nodiscard]] bool IsKnown(const PathOptions& path);
+[[nodiscard]] std::string TargetOf(const PathOptions& path);  // For people.
+
+// Finds out where paths lead, which may take its time: on a thread that is no reactor's.
+class PathFinder {
+ public:
+  using DoneFn = std::function<void(absl::StatusOr<PathOptions>)>;
+  // `done` on the control thread, later, or never if the session is destroyed meanwhile.
+  virtual void Find(const PathOptions& path, DoneFn done) = 0;
+
+ protected:
+  ~PathFinder() = default;
 };
 
 struct ClientSessionOptions {
@@ -103,8 +121,10 @@ struct ClientSessionOptions {
   std::uint64_t client_id = 0;
   std::uint32_t incarnation = 0;
   SocketAddress server;                                // Of the first path,
-  std::optional<SocketAddress> source = std::nullopt;  // and where it comes from.
+  std::optional<SocketAddress> source = std::nullopt;  // and where it comes from,
+  std::string text;                                    // and how it is called (PathOptions).
   std::vector<PathOptions> more_paths;
+  PathFinder* finder = nullptr;  // Outlives the session.  Null: no path has a text.
   PathPolicyKind policy = PathPolicyKind::kAdaptive;
   std::int64_t connect_timeout_ns = 10 * kNsPerSecond;  // Per round: all connections and INFO.
   // A peer that is silent for kHeartbeatsToDeath of these is gone, on each path.  0: a matter of
@@ -136,7 +156,8 @@ enum class PathState : std::uint8_t { kConnecting, kUp, kDraining, kBackoff, kCl
 
 struct PathInfo {
   std::uint32_t id = 0;        // Stays the same for as long as the path exists.
-  std::string source, server;  // As configured; source may be empty.
+  std::string text;            // PathOptions::text.
+  std::string source, server;  // As configured; source may be empty, both are until it is found.
   std::string addresses;       // "10.0.0.1:4711@10.0.0.2:1234", once it was connected.
   PathState state = PathState::kConnecting;
   bool drained_by_policy = false;  // Up, but too slow: it gets probes only.

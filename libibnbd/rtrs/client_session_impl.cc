@@ -37,7 +37,7 @@ ClientSession::Impl::Impl(const ClientSessionOptions& options, Port& control,
     lanes_.push_back(std::make_unique<ClientLane>(*port, reactor_, *this, cid));
   }
   for (const auto& lane : lanes_) lane_list_.push_back(lane.get());
-  NewPath({options.server, options.source, kPathWeightDefault});
+  NewPath({options.server, options.source, kPathWeightDefault, options.text});
   for (const PathOptions& path : options.more_paths) NewPath(path);
 }
 

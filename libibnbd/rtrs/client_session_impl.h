@@ -66,6 +66,7 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   // ClientPathOwner
   [[nodiscard]] bool MayCreateSession(const ClientPath& path) const override;
   absl::StatusOr<SessionLimits> OnPathOffer(ClientPath& path, const SessionLimits& offer) override;
+  void FindWay(ClientPath& path) override;
   void OnPathUp(ClientPath& path) override;
   void OnPathDown(ClientPath& path, const absl::Status& why) override;
   void OnPathFailed(ClientPath& path, const absl::Status& why, bool fatal) override;
@@ -82,6 +83,7 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   void OnLaneShutDown(std::uint32_t cid) override;
 
   void StartOthers();
+  void OnPathFound(std::uint32_t id, absl::StatusOr<PathOptions> found);
   ClientPath& NewPath(const PathOptions& options);
   [[nodiscard]] ClientPath* FindPath(std::uint32_t id);
   [[nodiscard]] ClientPath* Carrier();  // A path that is up, or null.
@@ -126,6 +128,8 @@ class ClientSession::Impl final : public ClientPathOwner, public LaneObserver {
   Fence fence_;
   Timer fence_timer_;              // Of the answer, or until the next attempt.
   ClientSessionStats gone_stats_;  // Of paths that were removed, and the session's own.
+  // For answers that come when we are gone.
+  const std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);
 };
 
 }  // namespace ibnbd::rtrs

@@ -148,7 +148,7 @@ void ClientSession::Impl::OnProbeTimer() {
 
 absl::StatusOr<std::uint32_t> ClientSession::Impl::AddPath(const PathOptions& options) {
   const std::string what =
-      absl::StrCat("session ", options_.name, ": add a path to ", options.server.ToString());
+      absl::StrCat("session ", options_.name, ": add a path to ", TargetOf(options));
   if (close_requested_ || state_ == State::kIdle) {
     return absl::FailedPreconditionError(absl::StrCat(what, ": the session is not running"));
   }
@@ -163,6 +163,31 @@ absl::StatusOr<std::uint32_t> ClientSession::Impl::AddPath(const PathOptions& op
   ClientPath& path = NewPath(options);
   path.Start();
   return path.id();
+}
+
+void ClientSession::Impl::FindWay(ClientPath& path) {
+  options_.finder->Find(path.options(), [this, alive = std::weak_ptr<const bool>(alive_),
+                                         id = path.id()](absl::StatusOr<PathOptions> found) {
+    if (!alive.expired()) OnPathFound(id, std::move(found));
+  });
+}
+
+// A name may lead where another path does: the one that was there first is it.
+void ClientSession::Impl::OnPathFound(std::uint32_t id, absl::StatusOr<PathOptions> found) {
+  ClientPath* path = FindPath(id);
+  if (path == nullptr) return;
+  const auto way = [](const PathOptions& options) {
+    return absl::StrCat(options.source ? options.source->ToString() : "", "@",
+                        options.server.ToString());
+  };
+  for (const auto& other : paths_) {
+    if (!found.ok() || other.get() == path) break;
+    if (other->closing() || !IsKnown(other->options())) continue;
+    if (way(other->options()) != way(*found)) continue;
+    found = absl::AlreadyExistsError(
+        absl::StrCat("it leads to ", found->server.ToString(), ", as path ", other->id(), " does"));
+  }
+  path->OnFound(std::move(found));
 }
 
 void ClientSession::Impl::RemovePath(std::uint32_t id, std::function<void(absl::Status)> done) {

@@ -39,8 +39,10 @@ VerbsDomain* VerbsFabric::DomainOn(const ibv_context* context) {
 
 absl::Status VerbsFabric::AddPeer(const SocketAddress& peer, const SocketAddress* source) {
   ASSIGN_OR_RETURN(ibv_context * context, FindDeviceTowards(peer, source));
-  if (DomainOn(context) != nullptr) return absl::OkStatus();
   const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& domain : domains_) {
+    if (domain->context() == context) return absl::OkStatus();
+  }
   const auto device = static_cast<std::uint32_t>(domains_.size());
   if (device == fabric::kDevicesMax) {
     return absl::ResourceExhaustedError(absl::StrCat("rdma: the way to ", peer.ToString(),

@@ -72,8 +72,10 @@ struct ibnbd_session_options {
   uint32_t bounce_bytes;       /* Per queue: room for IOs on unregistered memory; 0: refuse them. */
   const char* memory; /* Of ibnbd_buffer_alloc() and the bounce room: "pages" (NULL), "huge" (huge
                        * pages as far as there are some), "memfd" (a file without a name). */
-  const char*
-      paths; /* More ways to the server: "[SRC@]DST[:PORT]", separated by spaces; or NULL. */
+  /* More ways to the server: "[SRC@]DST[:PORT]", separated by spaces; or NULL.  One that cannot be
+   * found just now (its name, a route, an RDMA device) is looked for as ibnbd_session_add_path()
+   * has it, unless that is all of them. */
+  const char* paths;
   /* For a program that may be killed and started again, and then issues again what its predecessor
    * may have left under way: a random number that is kept over restarts, and a name that is, too.
    * The server ends what is left of the predecessor's session, and only then lets this one in. Two
@@ -163,15 +165,17 @@ struct ibnbd_path_info {
   uint64_t reconnects, connect_failures;
   uint64_t latency_ns;       /* Smoothed; 0: unknown. */
   uint64_t heartbeat_rtt_ns; /* 0: none yet. */
-  char path[160];            /* As configured: "[SRC@]DST:PORT". */
+  char path[160];            /* "[SRC@]DST:PORT", names until they were looked up. */
   char address[128];         /* "127.0.0.1:40000@127.0.0.1:1234"; "" before it was connected. */
   char last_error[256];      /* "" if it is up. */
   uint64_t reserved[4];
 };
 #define IBNBD_PATH_SLOW 1u /* Up, but drained by the policy. */
-/* `path`: "[SRC@]DST[:PORT]", the port of the session's URI by default.  Returns at once: the path
- * connects by itself, and goes on trying.  `id` may be NULL.  -EINVAL: not such a text, or weight
- * above 1000; -EEXIST: it is there already; -ENOBUFS: there are 8 paths. */
+/* `path`: "[SRC@]DST[:PORT]", the port of the session's URI by default.  Returns soon: the path
+ * connects by itself, and goes on trying; before each attempt after one that failed its name, route
+ * and RDMA device are looked for anew, on a thread of the library's.  `id` may be NULL.  -EINVAL:
+ * not such a text, or weight above 1000; -EEXIST: it is there already; -ENOBUFS: there are 8 paths.
+ */
 int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t weight, uint32_t* id);
 /* Returns when nothing of it is left.  -ENOENT: no such path; -EBUSY: it is the last one;
  * -ETIMEDOUT: it will be removed, but what executes for it at the server takes longer. */
