@@ -2,6 +2,8 @@
 // See session_settings.h.
 #include "ibnbd-client/mapping/session_settings.h"
 
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -35,7 +37,8 @@ std::uint16_t PortOf(const SessionKey& key) {
   return uri.ok() ? uri->port : kDefaultPort;
 }
 
-absl::StatusOr<std::string> CanonicalPath(const std::string& path, std::uint16_t default_port) {
+absl::StatusOr<std::string> CanonicalPath(const std::string& path, std::uint16_t default_port,
+                                          Names names) {
   const std::string what = absl::StrCat("path \"", path, "\"");
   const std::size_t at = path.find('@');
   const absl::string_view target =
@@ -44,35 +47,52 @@ absl::StatusOr<std::string> CanonicalPath(const std::string& path, std::uint16_t
   if (!to.ok()) return Annotate(to.status(), what);
   const std::uint16_t port = to->port.value_or(default_port);
   if (port == 0) return absl::InvalidArgumentError(absl::StrCat(what, ": its port is 0"));
-  const auto server = ResolveAddress(to->host, port);
-  if (!server.ok()) return Annotate(server.status(), what);
-  if (at == std::string::npos) return server->ToString();
+  const auto server = ResolveAddress(to->host, port, names);
+  if (!server.ok() && names == Names::kLookedUp) return Annotate(server.status(), what);
+  const std::string server_text =
+      server.ok() ? server->ToString() : absl::StrCat(to->host, ":", port);
+  if (at == std::string::npos) return server_text;
   const auto from = ParseHostPort(absl::string_view(path).substr(0, at), BareIpv6::kTaken);
   if (!from.ok()) return Annotate(from.status(), what);
   if (from->port.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": a source has no port"));
   }
-  auto source = ResolveAddress(from->host, 0);
-  if (!source.ok()) return Annotate(source.status(), what);
+  auto source = ResolveAddress(from->host, 0, names);
+  if (!source.ok() && names == Names::kLookedUp) return Annotate(source.status(), what);
+  if (!source.ok() || !server.ok()) return absl::StrCat(from->host, "@", server_text);
   if (source->family != server->family) {
     return absl::InvalidArgumentError(
         absl::StrCat(what, ": source and destination are of different kinds"));
   }
   const auto bare = ParseHostPort(source->ToString());
-  return absl::StrCat(bare.ok() ? bare->host : source->ToString(), "@", server->ToString());
+  return absl::StrCat(bare.ok() ? bare->host : source->ToString(), "@", server_text);
 }
 
 absl::StatusOr<std::size_t> FindPath(const SessionReport& report, const std::string& selector) {
   std::uint32_t id = 0;
   const bool is_id = absl::SimpleAtoi(selector, &id);
-  std::string canonical = selector;
-  if (!is_id) {
-    ASSIGN_OR_RETURN(canonical, CanonicalPath(selector, PortOf(report.key)));
+  const auto find = [&report](const auto& is_it) -> std::optional<std::size_t> {
+    const auto path = std::find_if(report.paths.begin(), report.paths.end(), is_it);
+    if (path == report.paths.end()) return std::nullopt;
+    return path - report.paths.begin();
+  };
+  std::optional<std::size_t> found;
+  if (is_id) {
+    found = find([id](const ibnbd_path_info& path) { return path.id == id; });
+  } else {
+    // As it stands, which may be a name that nobody knows now; then where that leads.
+    const std::uint16_t port = PortOf(report.key);
+    ASSIGN_OR_RETURN(std::string text, CanonicalPath(selector, port, Names::kRefused));
+    const auto has_text = [&](const ibnbd_path_info& path) {
+      return text == path.path || selector == path.path;
+    };
+    found = find(has_text);
+    if (!found) {
+      text = CanonicalPath(selector, port, Names::kLookedUp).value_or(text);
+      found = find(has_text);
+    }
   }
-  for (std::size_t i = 0; i < report.paths.size(); ++i) {
-    const ibnbd_path_info& path = report.paths[i];
-    if (is_id ? path.id == id : (canonical == path.path || selector == path.path)) return i;
-  }
+  if (found) return *found;
   return absl::NotFoundError(absl::StrCat(
       "session ", report.name, " has no path ", selector, "; it has ",
       absl::StrJoin(report.paths, ", ", [](std::string* out, const ibnbd_path_info& path) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a session with a server has been told, by commands and with the volumes that were mapped
 // over it: its paths, which of them IOs take, how long the server may be silent.  Written down with
-// the devices, so that the next process's session is the same.  Pure functions; CanonicalPath()
-// may ask for the address of a name.
+// the devices, so that the next process's session is the same.  Pure functions; but
+// FindPath(), and CanonicalPath() if it may, ask for the address of a name, which may take long.
 #pragma once
 
 #include <ibnbd/ibnbd.h>
@@ -76,8 +76,10 @@ SessionSettings FreshSettings(const SessionKey& key, const std::string& source =
 // Those that the wishes name; the URI's own only if they say where it comes from.
 std::vector<std::string> WishedPaths(const SessionKey& key, const Ways& ways);
 std::uint16_t PortOf(const SessionKey& key);
-// What the library calls the path: "10.0.0.2:1234", "10.1.0.1@10.1.0.2:1234".
-absl::StatusOr<std::string> CanonicalPath(const std::string& path, std::uint16_t default_port);
+// What the library calls the path: "10.0.0.2:1234", "10.1.0.1@10.1.0.2:1234"; if names are refused,
+// with those as they are, "hostb:1234", as it does for as long as it does not know them either.
+absl::StatusOr<std::string> CanonicalPath(const std::string& path, std::uint16_t default_port,
+                                          Names names);
 // Its index.  `selector`: its id, or the path in any spelling.
 absl::StatusOr<std::size_t> FindPath(const SessionReport& report, const std::string& selector);
 

@@ -50,14 +50,20 @@ TEST(SessionSettings, WishesNameThePathOfTheUriOnlyWithASource) {
 }
 
 TEST(SessionSettings, APathHasOneCanonicalSpelling) {
-  EXPECT_EQ(*CanonicalPath("127.0.0.2", 4711), "127.0.0.2:4711");
-  EXPECT_EQ(*CanonicalPath("127.0.0.2:1", 4711), "127.0.0.2:1");
-  EXPECT_EQ(*CanonicalPath("127.0.0.3@127.0.0.2:1", 4711), "127.0.0.3@127.0.0.2:1");
-  EXPECT_EQ(*CanonicalPath("::1", 4711), "[::1]:4711");
-  EXPECT_EQ(*CanonicalPath("::1@[::1]:1", 4711), "::1@[::1]:1");
+  for (const Names names : {Names::kLookedUp, Names::kRefused}) {
+    EXPECT_EQ(*CanonicalPath("127.0.0.2", 4711, names), "127.0.0.2:4711");
+    EXPECT_EQ(*CanonicalPath("127.0.0.2:1", 4711, names), "127.0.0.2:1");
+    EXPECT_EQ(*CanonicalPath("127.0.0.3@127.0.0.2:1", 4711, names), "127.0.0.3@127.0.0.2:1");
+    EXPECT_EQ(*CanonicalPath("::1", 4711, names), "[::1]:4711");
+    EXPECT_EQ(*CanonicalPath("::1@[::1]:1", 4711, names), "::1@[::1]:1");
+  }
+  EXPECT_EQ(*CanonicalPath("a.invalid", 4711, Names::kRefused), "a.invalid:4711");
+  EXPECT_EQ(*CanonicalPath("b.invalid@a.invalid:1", 4711, Names::kRefused),
+            "b.invalid@a.invalid:1");
+  EXPECT_FALSE(CanonicalPath("a.invalid", 4711, Names::kLookedUp).ok());
   for (const char* text : {"", "@", "127.0.0.1@", "@127.0.0.1", "127.0.0.1:x", "127.0.0.1:0",
                            "127.0.0.1:1@127.0.0.2", "::1@127.0.0.1"}) {
-    const auto canonical = CanonicalPath(text, 4711);
+    const auto canonical = CanonicalPath(text, 4711, Names::kRefused);
     ASSERT_FALSE(canonical.ok()) << text;
     EXPECT_NE(canonical.status().message().find("path \""), absl::string_view::npos) << text;
   }
@@ -71,6 +77,7 @@ TEST(SessionSettings, APathIsFoundByNumberAndBySpelling) {
   EXPECT_EQ(*FindPath(report, "127.0.0.2"), 1U);
   EXPECT_EQ(*FindPath(report, "127.0.0.2:4711"), 1U);
   EXPECT_EQ(*FindPath(report, "127.0.0.3@127.0.0.2"), 2U);
+  EXPECT_EQ(*FindPath(AReport({"127.0.0.1:4711", "a.invalid:4711"}), "a.invalid"), 1U);
   for (const char* text : {"1", "127.0.0.9", "127.0.0.2:1"}) {
     const auto found = FindPath(report, text);
     ASSERT_FALSE(found.ok()) << text;

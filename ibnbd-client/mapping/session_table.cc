@@ -39,10 +39,9 @@ std::string NameFor(std::uint64_t id) {
   return name;
 }
 
-// As the library calls it, if it can be told just now: "10.0.0.2" is "10.0.0.2:1234".
+// In one spelling; names are not looked up.
 std::string Spelled(const SessionKey& key, const std::string& path) {
-  const auto canonical = CanonicalPath(path, PortOf(key));
-  return canonical.ok() ? *canonical : path;
+  return CanonicalPath(path, PortOf(key), Names::kRefused).value_or(path);
 }
 
 void AddWishes(const SessionKey& key, const SessionWishes& wishes, SessionSettings* settings) {
@@ -52,26 +51,10 @@ void AddWishes(const SessionKey& key, const SessionWishes& wishes, SessionSettin
       return setting.path == path || Spelled(key, setting.path) == wanted;
     };
     if (std::any_of(settings->paths.begin(), settings->paths.end(), same)) continue;
-    settings->paths.push_back({path, kPathWeightDefault, 0});  // Of Number().
+    settings->paths.push_back({path, kPathWeightDefault});
   }
   settings->policy = wishes.policy.value_or(settings->policy);
   settings->dead_after_ms = wishes.dead_after_ms.value_or(settings->dead_after_ms);
-}
-
-// Marks, for Number(), the paths whose names cannot be looked up.  An error if that is all of them.
-absl::Status LookUp(const SessionKey& key, SessionSettings* settings) {
-  absl::Status last;
-  std::size_t found = 0;
-  for (PathSetting& setting : settings->paths) {
-    const auto canonical = CanonicalPath(setting.path, PortOf(key));
-    setting.id = canonical.ok() ? 0 : PathSetting::kNoId;
-    found += canonical.ok() ? 1 : 0;
-    if (canonical.ok()) continue;
-    last = canonical.status();
-    LOG_WARN("session with ", key.server, " begins without a path: ", last.message(),
-             "; once it can be looked up: ibnbd-client path add ", key.server, " ", setting.path);
-  }
-  return found == 0 ? last : absl::OkStatus();
 }
 
 // Gives the paths the ids that the library will give them, the places in its list, and returns the
@@ -80,7 +63,6 @@ std::string Number(bool known, SessionSettings* settings) {
   std::string list;
   std::uint32_t next = 0;
   for (PathSetting& setting : settings->paths) {
-    if (known && setting.id == PathSetting::kNoId) continue;
     setting.id = next++;
     if (known || setting.id != 0) absl::StrAppend(&list, list.empty() ? "" : " ", setting.path);
   }
@@ -148,8 +130,6 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
     known = found != settings_.end();
     settings = known ? found->second : FreshSettings(key, wishes.ways.source);
   }
-  // Names that are known no more, just now, do not keep the ways shut that are.
-  if (known) RETURN_IF_ERROR(LookUp(key, &settings));
   AddWishes(key, wishes, &settings);
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   const std::string own_name = NameOf(key);
@@ -176,8 +156,9 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
   if (const int error = ibnbd_session_open(key.server.c_str(), &options, &session)) {
     return ApiStatus(error);
   }
+  DropTwins(session, &settings);
   for (const PathSetting& setting : settings.paths) {
-    if (setting.id == PathSetting::kNoId || setting.weight == kPathWeightDefault) continue;
+    if (setting.weight == kPathWeightDefault) continue;
     if (ibnbd_session_set_path_weight(session, setting.id, setting.weight) != 0) {
       LOG_WARN("weight of path ", setting.path, ": ", ibnbd_error_message());
     }

@@ -86,6 +86,8 @@ class SessionTable {
   [[nodiscard]] SessionReport ReportOf(const SessionKey& key, ibnbd_session* session) const;
   absl::StatusOr<ibnbd_session*> Open(const SessionKey& key, const SessionWishes& wishes,
                                       std::uint32_t timeout_ms, bool retry);
+  // Names may lead where other paths do: the first of them stays.
+  static void DropTwins(ibnbd_session* session, SessionSettings* settings);
   // Of a session that was forgotten, while a command kept it open, and is wanted again.
   void Remember(const SessionKey& key, ibnbd_session* session);
   absl::Status Tell(const SessionKey& key, ibnbd_session* session, const SessionWishes& wishes);

@@ -2,6 +2,7 @@
 // Commands about a session: what it has, and what is to be different.  See session_table.h.
 #include <algorithm>
 #include <cerrno>
+#include <string_view>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -72,8 +73,8 @@ SessionReport SessionTable::ReportOf(const SessionKey& key, ibnbd_session* sessi
     ibnbd_path_info path = {};
     path.id = static_cast<std::uint32_t>(report.paths.size());
     path.weight = setting.weight;
-    const auto canonical = CanonicalPath(setting.path, PortOf(key));
-    CopyPath(canonical.ok() ? *canonical : setting.path, path.path);
+    CopyPath(CanonicalPath(setting.path, PortOf(key), Names::kRefused).value_or(setting.path),
+             path.path);
     report.paths.push_back(path);
   }
   return report;
@@ -119,6 +120,21 @@ void SessionTable::Remember(const SessionKey& key, ibnbd_session* session) {
   settings_.try_emplace(key, std::move(settings));
 }
 
+void SessionTable::DropTwins(ibnbd_session* session, SessionSettings* settings) {
+  const std::vector<ibnbd_path_info> paths = PathsOf(session);
+  for (std::size_t i = 1; i < paths.size(); ++i) {
+    const auto is_twin = [&](const ibnbd_path_info& other) {
+      return std::string_view(other.path) == paths[i].path;
+    };
+    if (std::none_of(paths.begin(), paths.begin() + static_cast<std::ptrdiff_t>(i), is_twin)) {
+      continue;
+    }
+    if (ibnbd_session_remove_path(session, paths[i].id, kTakeBackMs) == -EBUSY) continue;
+    std::erase_if(settings->paths,
+                  [&](const PathSetting& setting) { return setting.id == paths[i].id; });
+  }
+}
+
 void SessionTable::ForgetPath(const SessionKey& key, std::uint32_t id) {
   Change(key, [id](SessionSettings& settings) {
     std::erase_if(settings.paths, [id](const PathSetting& other) { return other.id == id; });
@@ -133,16 +149,7 @@ absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* ses
     return ApiStatus(error);
   }
   // Before we wait: others may be removed meanwhile, and this one is what the session has then.
-  Change(key, [&](SessionSettings& settings) {
-    // One that was left out when the session was opened is in its place again; and there is no room
-    // for those that are left out still beside all that a session may have.
-    auto& all = settings.paths;
-    const auto left_out = [](const PathSetting& other) { return other.id == PathSetting::kNoId; };
-    std::erase_if(all, [&](const PathSetting& other) {
-      return left_out(other) && (other.path == path || all.size() >= kPathsMax);
-    });
-    all.push_back({path, weight, id});
-  });
+  Change(key, [&](SessionSettings& settings) { settings.paths.push_back({path, weight, id}); });
   if (wait_ms == 0) return absl::OkStatus();
   const absl::Status up = AwaitPath(session, id, wait_ms);
   if (up.ok()) return up;
@@ -159,7 +166,8 @@ absl::Status SessionTable::AddPath(const SessionKey& key, const std::string& pat
     return AddLivePath(key, session, path, weight, wait ? timeout_ms : 0);
   };
   const auto settled = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(const std::string canonical, CanonicalPath(path, PortOf(key)));
+    ASSIGN_OR_RETURN(const std::string canonical,
+                     CanonicalPath(path, PortOf(key), Names::kRefused));
     const SessionReport report = ReportOf(key, nullptr);
     if (FindPath(report, canonical).ok()) return absl::AlreadyExistsError("it is there already");
     if (report.paths.size() >= kPathsMax) {

@@ -172,7 +172,8 @@ void ClientSession::Impl::FindWay(ClientPath& path) {
   });
 }
 
-// A name may lead where another path does: the one that was there first is it.
+// A name may turn out to lead where another path does, which somebody who has given it its address
+// twice wants.
 void ClientSession::Impl::OnPathFound(std::uint32_t id, absl::StatusOr<PathOptions> found) {
   ClientPath* path = FindPath(id);
   if (path == nullptr) return;
@@ -181,7 +182,7 @@ void ClientSession::Impl::OnPathFound(std::uint32_t id, absl::StatusOr<PathOptio
                         options.server.ToString());
   };
   for (const auto& other : paths_) {
-    if (!found.ok() || other.get() == path) break;
+    if (!found.ok() || IsKnown(path->options()) || other.get() == path) break;
     if (other->closing() || !IsKnown(other->options())) continue;
     if (way(other->options()) != way(*found)) continue;
     found = absl::AlreadyExistsError(

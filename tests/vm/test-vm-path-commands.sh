@@ -98,13 +98,30 @@ jq '.sessions[0].paths |= [.[0], {"path": "gone.invalid", "weight": 50}] + .[1:]
 start_daemon
 served() { [ "$(ibnbd-client list --json | jq '[.devices[] | select(.state == "open")] | length')" = 2 ]; }
 wait_for 30 served || fail "not taken over: $(ibnbd-client list)"
-[ "$(paths)" = "$before" ] || fail "the next daemon has the paths $(paths), they were $before"
+[ "$(paths | jq -c 'map(select(.weight != 50))')" = "$before" ] || fail "the next daemon has the paths $(paths), they were $before"
 session_is '.policy == "round-robin" and .dead_after_ms == 7000'
-grep -q 'begins without a path: .*gone.invalid' "$work/daemon.log" || fail "nothing is said about the name that is gone"
+path_is "gone.invalid:$port" '.weight == 50 and .state != "up" and (.last_error | test("resolve gone.invalid: "))' ||
+  fail "the name that is gone: $(ibnbd-client path list)"
 grep -q 'settings of a session are lost' "$work/daemon.log" || fail "nothing is said about the session that cannot be read"
 wait_for 20 path_is "127.0.0.6:$port" '.state == "up"' || fail "a path is not up: $(ibnbd-client path list)"
 wait "$fio_pid" || fail "fio over a restart: $(tail -n 20 "$work/restart.log")"
 grep -E 'WRITE:|READ:' "$work/live.log" "$work/restart.log"
+
+# The name is there again: its path comes up by itself, and is called by its address then.
+client path list | grep -q "gone.invalid:$port *\(pausing\|connecting\) *50 .*resolve gone.invalid: " || fail "the name that is gone: $(client path list)"
+echo "127.0.0.7 gone.invalid" >>/etc/hosts
+wait_for 20 path_is "127.0.0.7:$port" '.weight == 50 and .state == "up"' || fail "the name that is there again: $(client path list)"
+expect_fail "path 127.0.0.7:$port is there already" ibnbd-client path add "$name" gone.invalid
+client path remove "$name" gone.invalid
+[ "$(paths)" = "$before" ] || fail "the paths are $(paths), they were $before"
+# A name that nobody knows is added only if that is meant.
+expect_fail 'resolve none.invalid: ' ibnbd-client path add "$name" none.invalid
+[ "$(paths)" = "$before" ] || fail "a path that was refused is there: $(paths)"
+client path add "$name" none.invalid --no-wait
+path_is "none.invalid:$port" 'true' || fail "not added: $(client path list)"
+client path weight "$name" none.invalid 3
+expect_fail 'is there already' ibnbd-client path add "$name" none.invalid --no-wait
+client path remove "$name" none.invalid
 
 # A session that is told what it has keeps it as long as a volume wants it.
 client unmap "$small"
@@ -113,14 +130,26 @@ client remap "$node" >"$work/remap.log"
 client path remove "$name" 127.0.0.6
 client path remove "$name" 127.0.0.2
 expect_fail "remove path 0 of session $name: it is the last one" ibnbd-client path remove "$name" 0
-jq -e '[.sessions[].paths[] | select(.path == "gone.invalid" and .weight == 50)] | length == 1' "$state" >/dev/null ||
-  fail "the path whose name is gone was not kept: $(cat "$state")"
 unmap "$node"
 [ -z "$(client path list)" ] || fail "a session is left: $(client path list)"
 map "$server/vol" --as ublk
 [ "$(paths)" = "[{\"path\":\"127.0.0.1:$port\",\"weight\":100}]" ] || fail "it begins with $(paths)"
 session_is '.policy == "adaptive" and .dead_after_ms == 10000'
 unmap "$node"
+
+# A volume is mapped over what can be reached: of the first path nobody knows the name, and nobody listens at the second; two
+# names of one address are one path.
+map "tcp://none.invalid:$port/vol" --as ublk --path 127.0.0.2:1 --path 127.0.0.3 --path gone.invalid --path 127.0.0.7
+[ "$(paths | jq -c 'map(.path)')" = "[\"none.invalid:$port\",\"127.0.0.2:1\",\"127.0.0.3:$port\",\"127.0.0.7:$port\"]" ] || fail "the paths are $(paths)"
+for path in "none.invalid:$port" 127.0.0.2:1; do
+  wait_for 20 path_is "$path" '.state != "up" and .last_error != ""' || fail "$path: $(ibnbd-client path list)"
+done
+for path in 127.0.0.3 127.0.0.7; do
+  wait_for 20 path_is "$path:$port" '.state == "up"' || fail "$path: $(ibnbd-client path list)"
+done
+client path list
+unmap "$node"
+expect_fail 'map tcp://none.invalid:.*resolve none.invalid: ' ibnbd-client map "tcp://none.invalid:$port/vol" --as ublk
 ! stuck_tasks || fail "tasks are stuck"
 stop "$daemon_pid"
 stop "$server_pid"

@@ -70,5 +70,24 @@ wait_for 30 wire '.state == "up"' || fail "the next daemon's paths: $(ibnbd-clie
 [ "$(ibnbd-client path list --json | jq '.sessions[0].paths | length')" = 1 ] || fail "there are more paths: $(ibnbd-client path list)"
 wait "$fio_pid" || fail "fio: $(tail -n 20 "$work/live.log")"
 unmap "$node"
+
+# The device that a path needs is not there when the volume is mapped: the path says so, and comes up by itself when the device
+# comes.  (rxe is deleted once nobody has it open.)
+stop "$daemon_pid"
+stop "$server_pid"
+timeout 20 rdma link delete rxe0 || fail "rxe0 cannot be deleted"
+start_server --export "vol=$work/vol.img"
+start_daemon
+map "rdma://10.77.0.1:$port/vol" --as nbd --path 10.78.1.1@10.78.1.2
+wait_for 20 wire '.state == "pausing" and (.last_error | test("10.78.1.1:0, which is not an address of an RDMA device"))' ||
+  fail "the path without a device: $(ibnbd-client path list)"
+ibnbd-client path list
+start_fio late --filename="$node" --ioengine=libaio --direct=1 --rw=randwrite --bsrange=4k-64k --iodepth=16 --size=64M \
+  --io_size=2G --time_based --runtime=8 --rate=20m --verify=crc32c --verify_backlog=128
+fio_pid=$pid
+rdma link add rxe0 type rxe netdev veth0 && until_true 10 gid_ready rxe0 || fail "rxe0 cannot be added"
+wait_for 30 wire '.state == "up" and .writes > 20' || fail "the path does not come up: $(ibnbd-client path list)"
+wait "$fio_pid" || fail "fio while a device comes: $(tail -n 20 "$work/late.log")"
+unmap "$node"
 stop "$daemon_pid"
 stop "$server_pid"
