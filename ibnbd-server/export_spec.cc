@@ -80,6 +80,19 @@ absl::Status ValidateExportSpec(const ExportSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status CheckExportSource(const ExportSpec& spec) {
+  absl::string_view source = spec.source;
+  absl::Status status;
+  if (absl::ConsumePrefix(&source, "mem:") || absl::ConsumePrefix(&source, "null:")) {
+    const std::uint32_t block_size = spec.block_size != 0 ? spec.block_size : rnbd::kSectorSize;
+    status = ParseVolumeSize(source, block_size).status();
+    if (!status.ok()) status = Annotate(status, spec.source);
+  } else {
+    status = CheckFileBackend(spec.source);
+  }
+  return status.ok() ? status : Annotate(status, absl::StrCat("export ", spec.name));
+}
+
 absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenExportBackend(const ExportSpec& spec,
                                                                  std::int64_t lock_wait_ns) {
   const std::string where = absl::StrCat("export ", spec.name);

@@ -31,6 +31,10 @@ absl::StatusOr<ExportSpec> ParseExportSpec(absl::string_view text);
 // 512 to 32768.  Does not look at the source itself.
 absl::Status ValidateExportSpec(const ExportSpec& spec);
 
+// What can be told of the source without opening it, while another server may have it open: that it
+// can be served.  Errors begin with "export NAME: ".
+absl::Status CheckExportSource(const ExportSpec& spec);
+
 // Opens what the spec names.  May block: waits up to `lock_wait_ns` for the lock of a server that
 // is just going away.  Errors begin with "export NAME: ".
 absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenExportBackend(const ExportSpec& spec,

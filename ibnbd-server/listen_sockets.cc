@@ -52,6 +52,11 @@ absl::Status ListenSockets::Add(UniqueFd fd) {
   return absl::OkStatus();
 }
 
+bool ListenSockets::has_inherited() const {
+  absl::MutexLock lock(&mutex_);
+  return !inherited_.empty();
+}
+
 UniqueFd ListenSockets::TakeInherited(const SocketAddress& local) {
   const std::string wanted = local.ToString();
   absl::MutexLock lock(&mutex_);

@@ -22,6 +22,8 @@ class ListenSockets final : public fabric::ListeningSockets {
   // Error: it is no TCP socket that listens.
   absl::Status Add(UniqueFd fd);
 
+  [[nodiscard]] bool has_inherited() const;
+
   UniqueFd TakeInherited(const SocketAddress& local) override;
   bool OnListening(int fd) override;
 

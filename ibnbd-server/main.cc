@@ -34,8 +34,9 @@ namespace {
 constexpr char kProgram[] = "ibnbd-server";
 // Beyond the deadline of the stop itself, for the answer to arrive.
 constexpr std::int64_t kStopGraceNs = 2 * kNsPerSecond;
-// For the process before us, to let go of its memory.
-constexpr std::int64_t kTakeOverGraceNs = 5 * kNsPerSecond;
+// The longest --stop-timeout, for that is the other process's, and for it to let go of its memory.
+constexpr std::int64_t kTakeOverTimeoutNs = (kStopSecondsMax + 60) * kNsPerSecond;
+constexpr std::int64_t kRetryMissingNs = 2 * kNsPerSecond;
 
 int Fail(const absl::Status& status) {
   // One line, whatever a library put into its message.
@@ -60,7 +61,10 @@ absl::Status WritePortFile(const std::string& path, std::uint16_t port) {
 }
 
 std::string StatusLine(const ServerProcess& process) {
-  return absl::StrCat("serving on ", absl::StrJoin(process.addresses(), ", "));
+  const std::size_t missing = process.missing_count();
+  return absl::StrCat(
+      "serving on ", absl::StrJoin(process.addresses(), ", "),
+      missing == 0 ? "" : absl::StrCat("; ", missing, " missing and tried again, see the log"));
 }
 
 absl::Status Announce(const Options& options, const ServerProcess& process) {
@@ -87,27 +91,39 @@ void Reload(ServerProcess& process) {
   NotifyReady(StatusLine(process));
 }
 
-// Tells the service manager that all reactors answer: by the clock, for other signals may come more
-// often than it is due.
-class WatchdogFeeder {
+// What is to be done now and then: by the clock, for signals may come more often than it is due.
+// Tells the service manager that all reactors answer, and tries again what is missing.
+class Chores {
  public:
-  explicit WatchdogFeeder(ServerProcess& process)
-      : process_(process), period_ns_(WatchdogIntervalNs() / 2) {}
-  // How long to wait for a signal at most; -1: there is no watchdog.
+  explicit Chores(ServerProcess& process)
+      : process_(process), watchdog_ns_(WatchdogIntervalNs() / 2) {}
+  // How long to wait for a signal at most; -1: as long as it takes.
   [[nodiscard]] std::int64_t WaitNs() const {
-    return period_ns_ <= 0 ? -1 : std::max<std::int64_t>(due_ns_ - clock_.NowNs(), 0);
+    const std::int64_t due_ns = std::min(watchdog_ns_ > 0 ? watchdog_due_ns_ : kNever,
+                                         process_.missing_count() > 0 ? retry_due_ns_ : kNever);
+    return due_ns == kNever ? -1 : std::max<std::int64_t>(due_ns - clock_.NowNs(), 0);
   }
-  void FeedIfDue() {
-    if (WaitNs() != 0) return;
-    due_ns_ = clock_.NowNs() + period_ns_;
-    if (process_.AllAlive()) NotifyWatchdog();
+  void DoWhatIsDue() {
+    const std::int64_t now_ns = clock_.NowNs();
+    if (watchdog_ns_ > 0 && watchdog_due_ns_ <= now_ns) {
+      watchdog_due_ns_ = now_ns + watchdog_ns_;
+      if (process_.AllAlive()) NotifyWatchdog();
+    }
+    if (process_.missing_count() > 0 && retry_due_ns_ <= now_ns) {
+      retry_due_ns_ = now_ns + kRetryMissingNs;
+      const std::size_t missing = process_.missing_count();
+      process_.RetryMissing();
+      if (process_.missing_count() != missing) NotifyReady(StatusLine(process_));
+    }
   }
 
  private:
+  static constexpr std::int64_t kNever = INT64_MAX;
   ServerProcess& process_;
   const MonotonicClock clock_;
-  const std::int64_t period_ns_;
-  std::int64_t due_ns_ = 0;
+  const std::int64_t watchdog_ns_;
+  std::int64_t watchdog_due_ns_ = 0;
+  std::int64_t retry_due_ns_ = 0;
 };
 
 // What this process and the next have between them.
@@ -131,13 +147,13 @@ bool HandOver(Succession& succession) {
 // Serves until it is told to stop.  True once everything has come to its end.
 bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals,
            Succession& succession) {
-  WatchdogFeeder watchdog(process);
+  Chores chores(process);
   bool stopping = false;
   while (true) {
-    if (!stopping) watchdog.FeedIfDue();
+    if (!stopping) chores.DoWhatIsDue();
     const int door = stopping || !succession.door ? -1 : succession.door->fd();
     const int signal =
-        signals.Wait(stopping ? options.stop_timeout_ns + kStopGraceNs : watchdog.WaitNs(), door);
+        signals.Wait(stopping ? options.stop_timeout_ns + kStopGraceNs : chores.WaitNs(), door);
     if (signal == SignalWaiter::kReadable && !HandOver(succession)) continue;
     if (signal == SIGTERM || signal == SIGINT || signal == SignalWaiter::kReadable) {
       if (stopping) return false;
@@ -159,15 +175,24 @@ bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals
   }
 }
 
-// From the service manager, and from the server that runs, which ends with this.
-absl::Status TakeSockets(const Options& options, ListenSockets& sockets) {
+// From the service manager, and from the server that runs, which ends with this.  Says whether
+// somebody was there before us, whose clients wait for us: if we fail, nobody serves.
+absl::StatusOr<ServerProcess::Missing> TakeSockets(const Options& options,
+                                                   const ServerProcess& process,
+                                                   ListenSockets& sockets) {
+  using Missing = ServerProcess::Missing;
   RETURN_IF_ERROR(sockets.AddFromServiceManager());
-  if (options.handover_path.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(HandedOver taken,
-                   TakeOver(kProgram, options.handover_path,
-                            options.stop_timeout_ns + kStopGraceNs + kTakeOverGraceNs));
-  for (UniqueFd& fd : taken.sockets) RETURN_IF_ERROR(sockets.Add(std::move(fd)));
-  return absl::OkStatus();
+  bool heir = sockets.has_inherited();
+  if (options.handover_path.empty()) return heir ? Missing::kIsTriedAgain : Missing::kFails;
+  RETURN_IF_ERROR(process.Check());
+  ASSIGN_OR_RETURN(HandedOver taken, TakeOver(kProgram, options.handover_path, kTakeOverTimeoutNs));
+  heir = heir || taken.taken;
+  for (UniqueFd& fd : taken.sockets) {
+    if (absl::Status status = sockets.Add(std::move(fd)); !status.ok()) {
+      LOG_WARN("handover: ", status.message());
+    }
+  }
+  return heir ? Missing::kIsTriedAgain : Missing::kFails;
 }
 
 // After Start(): this is what the next one finds.
@@ -187,15 +212,14 @@ int RunServer(const Options& options) {
   // needs it.
   if (absl::Status status = BecomeIoFlusher(); !status.ok()) LOG_DEBUG(status.message());
   // What can be found wrong without it has been: from here on there is only one server, us.
-  if (absl::Status status = TakeSockets(options, succession.sockets); !status.ok()) {
-    return Fail(status);
-  }
+  const auto missing = TakeSockets(options, **process, succession.sockets);
+  if (!missing.ok()) return Fail(missing.status());
   // Before signals are held back: who interrupts the wait for a lock wants to be obeyed.
-  if (absl::Status status = (*process)->OpenExports(); !status.ok()) return Fail(status);
+  if (absl::Status status = (*process)->OpenExports(*missing); !status.ok()) return Fail(status);
   absl::StatusOr<SignalWaiter> signals =
       SignalWaiter::Create({SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2});
   if (!signals.ok()) return Fail(signals.status());
-  absl::Status started = (*process)->Start(succession.sockets);
+  absl::Status started = (*process)->Start(succession.sockets, *missing);
   if (started.ok()) started = OpenDoor(options, succession);
   if (started.ok()) started = Announce(options, **process);
   // Half of it may be running; nobody was promised anything yet.

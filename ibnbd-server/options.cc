@@ -108,7 +108,7 @@ void AddProgramOptions(CLI::App& app, Options& options, std::string& stats_on,
       ->type_name("SIGNAL");
   app.add_option("--stop-timeout", stop_seconds,
                  "Seconds that SIGTERM gives executing IOs to finish [10]")
-      ->check(CLI::Range(1u, 3600u))
+      ->check(CLI::Range(1u, kStopSecondsMax))
       ->type_name("SECONDS");
   app.add_option("--fault", options.fault, "For tests: makes the network fail as described")
       ->type_name("SPEC");

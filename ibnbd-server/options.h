@@ -16,6 +16,8 @@ namespace ibnbd {
 inline constexpr int kExitFailure = 1;  // Could not start, or failed while running.
 inline constexpr int kExitUsage = 2;    // The command line makes no sense.
 
+inline constexpr std::uint32_t kStopSecondsMax = 3600;
+
 // Settings that both the command line and the file can give; unset: not given there.
 struct Settings {
   std::vector<std::string> listen;  // URIs.

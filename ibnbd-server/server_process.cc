@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ibnbd-server/server_process.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -45,6 +47,16 @@ absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenDecorated(const std::string&
   return result;
 }
 
+// The host is an address of this machine.  Its port may be taken by the server before us.
+absl::Status CheckLocal(const Uri& uri) {
+  ASSIGN_OR_RETURN(const SocketAddress address, ResolveAddress(uri.host, 0));
+  const UniqueFd probe(socket(address.family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!probe.valid()) return ErrnoStatus(errno, "socket");
+  const auto* generic = reinterpret_cast<const sockaddr*>(address.bytes.data());
+  if (bind(probe.get(), generic, address.length) != 0) return ErrnoStatus(errno, "bind");
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Settings> LoadSettings(const Options& options) {
   Settings config;
   if (!options.config_path.empty()) {
@@ -72,27 +84,80 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Create(const Optio
 ServerProcess::ServerProcess(const Options& options, Settings settings)
     : options_(options), settings_(std::move(settings)), instance_id_(ReadInstanceId()) {}
 
-absl::Status ServerProcess::OpenExports() {
+absl::Status ServerProcess::Check() const {
+  for (const ExportSpec& spec : settings_.exports) RETURN_IF_ERROR(CheckExportSource(spec));
+  for (const std::string& text : settings_.listen) {
+    ASSIGN_OR_RETURN(const Uri uri, ParseUri(text));
+    absl::Status status = OpenFabric(uri.scheme).status();
+    if (status.ok()) status = CheckLocal(uri);
+    if (!status.ok()) return Annotate(status, absl::StrCat("listen on ", uri.ToString()));
+  }
+  return absl::OkStatus();
+}
+
+// What is missing, and what that means.
+absl::Status ServerProcess::Miss(Missing missing, MissingPart part, const absl::Status& why) {
+  if (missing == Missing::kFails) return why;
+  part.why = std::string(why.message());
+  LOG_ERROR(part.why, "; the others are served, this one is tried again");
+  missing_.push_back(std::move(part));
+  return absl::OkStatus();
+}
+
+absl::Status ServerProcess::Open(const ExportSpec& spec, std::int64_t lock_wait_ns) {
+  ASSIGN_OR_RETURN(std::unique_ptr<rnbd::Backend> backend, OpenExportBackend(spec, lock_wait_ns));
+  if (threads_ == nullptr) {
+    exports_->Add(spec, std::move(backend));
+  } else {
+    threads_->RunOn(0, [&] { exports_->Add(spec, std::move(backend)); });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ServerProcess::OpenExports(Missing missing) {
   std::optional<SearchPath> search_path;
   if (settings_.search_path) {
     ASSIGN_OR_RETURN(search_path, SearchPath::Parse(*settings_.search_path));
   }
   exports_ = std::make_unique<ExportTable>(std::move(search_path));
   for (const ExportSpec& spec : settings_.exports) {
-    ASSIGN_OR_RETURN(std::unique_ptr<rnbd::Backend> backend, OpenExportBackend(spec, kLockWaitNs));
-    exports_->Add(spec, std::move(backend));
+    if (absl::Status status = Open(spec, kLockWaitNs); !status.ok()) {
+      RETURN_IF_ERROR(Miss(missing, {spec, "", ""}, status));
+    }
   }
   return absl::OkStatus();
 }
 
-absl::Status ServerProcess::Start(ListenSockets& listening) {
+absl::Status ServerProcess::Start(ListenSockets& listening, Missing missing) {
   listening_ = &listening;
   ASSIGN_OR_RETURN(threads_, ReactorThreads::Create(*settings_.thread_count));
-  for (const std::string& text : settings_.listen) RETURN_IF_ERROR(Listen(text));
+  for (const std::string& text : settings_.listen) {
+    if (absl::Status status = Listen(text, kAddressWaitNs); !status.ok()) {
+      RETURN_IF_ERROR(Miss(missing, {std::nullopt, text, ""}, status));
+    }
+  }
   return absl::OkStatus();
 }
 
-absl::Status ServerProcess::Listen(const std::string& text) {
+void ServerProcess::RetryMissing() {
+  std::erase_if(missing_, [this](MissingPart& part) {
+    bool present = false;  // By a reload.
+    if (part.spec) {
+      threads_->RunOn(0, [&] { present = exports_->SpecOf(part.spec->name) != nullptr; });
+    }
+    if (present) return true;
+    const absl::Status status = part.spec ? Open(*part.spec, 0) : Listen(part.address, 0);
+    if (status.ok()) {
+      if (!part.spec) LOG_INFO("listening on ", addresses_.back());
+      return true;
+    }
+    if (status.message() != part.why) LOG_ERROR(status.message());
+    part.why = std::string(status.message());
+    return false;
+  });
+}
+
+absl::Status ServerProcess::Listen(const std::string& text, std::int64_t wait_ns) {
   ASSIGN_OR_RETURN(Uri uri, ParseUri(text));
   const std::string where = absl::StrCat("listen on ", uri.ToString());
   absl::StatusOr<Network*> network = NetworkFor(uri.scheme);
@@ -100,7 +165,7 @@ absl::Status ServerProcess::Listen(const std::string& text) {
   absl::StatusOr<SocketAddress> address = ResolveAddress(uri.host, uri.port);
   if (!address.ok()) return Annotate(address.status(), where);
   absl::StatusOr<SocketAddress> bound;
-  const std::int64_t deadline_ns = MonotonicClock().NowNs() + kAddressWaitNs;
+  const std::int64_t deadline_ns = MonotonicClock().NowNs() + wait_ns;
   while (true) {
     threads_->RunOn(0, [&] { bound = (*network)->server->Listen(*address); });
     if (ErrnoFromStatus(bound.status()) != -EADDRINUSE) break;
@@ -121,8 +186,11 @@ absl::StatusOr<ServerProcess::Network*> ServerProcess::NetworkFor(const std::str
   auto network = std::make_unique<Network>();
   network->scheme = scheme;
   ASSIGN_OR_RETURN(network->fabric, OpenDecorated(scheme, options_, listening_));
+  if (absl::Status status = CreateServer(*network); !status.ok()) {
+    DropPorts(*network);
+    return status;
+  }
   networks_.push_back(std::move(network));
-  RETURN_IF_ERROR(CreateServer(*networks_.back()));
   return networks_.back().get();
 }
 
@@ -208,6 +276,10 @@ absl::Status ServerProcess::Reload() {
   }
   ASSIGN_OR_RETURN(Settings wanted, LoadSettings(options_));
   if (!wanted.thread_count) wanted.thread_count = settings_.thread_count;
+  std::erase_if(missing_, [&wanted](const MissingPart& part) {  // Nobody wants it any more.
+    return part.spec && std::find(wanted.exports.begin(), wanted.exports.end(), *part.spec) ==
+                            wanted.exports.end();
+  });
   const std::vector<std::string> changed = ChangedSettings(settings_, wanted);
   if (!changed.empty()) {
     LOG_WARN("reload: ", absl::StrJoin(changed, ", "), ": takes effect after a restart");
@@ -266,12 +338,15 @@ ServerProcess::~ServerProcess() {
     for (const auto& network : networks_) network->server.reset();
     exports_->Clear();
   });
-  for (const auto& network : networks_) {
-    for (std::size_t i = 0; i < network->ports.size(); ++i) {
-      threads_->RunOn(i, [&] { network->ports[i].reset(); });
-    }
-  }
+  for (const auto& network : networks_) DropPorts(*network);
   networks_.clear();
+}
+
+// Each on the thread that it belongs to.
+void ServerProcess::DropPorts(Network& network) {
+  for (std::size_t i = 0; i < network.ports.size(); ++i) {
+    threads_->RunOn(i, [&] { network.ports[i].reset(); });
+  }
 }
 
 }  // namespace ibnbd

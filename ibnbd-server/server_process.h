@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,17 +25,29 @@ namespace ibnbd {
 
 class ServerProcess {
  public:
-  // In this order: Create, OpenExports (may wait for locks; no thread runs yet), Start.
+  // In this order: Create, maybe Check, OpenExports (may wait for locks; no thread runs yet),
+  // Start.
   static absl::StatusOr<std::unique_ptr<ServerProcess>> Create(const Options& options);
-  absl::Status OpenExports();
+  // What can be told of exports and addresses while another server has them: for a successor, which
+  // leaves nobody serving if it fails later.
+  [[nodiscard]] absl::Status Check() const;
+  // Whose clients wait for it already serves what can be served, says what is missing, and tries
+  // that again; others would rather know at once.
+  enum class Missing : std::uint8_t { kFails, kIsTriedAgain };
+  absl::Status OpenExports(Missing missing);
   // `listening` outlives the process object.
-  absl::Status Start(ListenSockets& listening);
+  absl::Status Start(ListenSockets& listening, Missing missing);
   ~ServerProcess();  // Requires: never started, or stopped within the deadline.
 
   [[nodiscard]] const std::vector<std::string>& addresses() const { return addresses_; }
   [[nodiscard]] std::uint16_t first_port() const { return first_port_; }
   [[nodiscard]] bool AllAlive() { return threads_->AllAlive(); }
   [[nodiscard]] std::string MemoryBill() const;
+
+  // Exports and addresses that are not served yet.
+  [[nodiscard]] std::size_t missing_count() const { return missing_.size(); }
+  // Tries them again.
+  void RetryMissing();
 
   // Reads the configuration file again.  An error changes nothing.
   absl::Status Reload();
@@ -51,10 +64,20 @@ class ServerProcess {
     std::unique_ptr<rnbd::Server> server;
   };
 
+  // An export, or an address to listen on.
+  struct MissingPart {
+    std::optional<ExportSpec> spec;
+    std::string address;
+    std::string why;  // Said once.
+  };
+
   ServerProcess(const Options& options, Settings settings);
+  absl::Status Open(const ExportSpec& spec, std::int64_t lock_wait_ns);
+  absl::Status Miss(Missing missing, MissingPart part, const absl::Status& why);
   absl::StatusOr<Network*> NetworkFor(const std::string& scheme);
   absl::Status CreateServer(Network& network);
-  absl::Status Listen(const std::string& text);
+  absl::Status Listen(const std::string& text, std::int64_t wait_ns);
+  void DropPorts(Network& network);
   [[nodiscard]] rnbd::ServerOptions ServerOptionsFromSettings() const;
   void ApplyRemovals(const ExportTable::Plan& plan);
   void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead, std::int64_t lock_deadline_ns);
@@ -66,6 +89,7 @@ class ServerProcess {
   std::unique_ptr<ExportTable> exports_;  // Of reactor 0 once it runs.
   std::unique_ptr<ReactorThreads> threads_;
   std::vector<std::unique_ptr<Network>> networks_;
+  std::vector<MissingPart> missing_;
   std::vector<std::string> addresses_;
   std::uint16_t first_port_ = 0;
 };

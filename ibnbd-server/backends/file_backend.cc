@@ -11,6 +11,14 @@
 #include "reactor/reactor.h"
 
 namespace ibnbd {
+namespace {
+
+int OpenAt(const std::string& path, int flags) {
+  const int fd = open(path.c_str(), flags);
+  return fd >= 0 ? fd : -errno;
+}
+
+}  // namespace
 
 std::string FileBackend::Describe() const {
   return absl::StrCat(volume_->is_block_device() ? "device " : "file ", volume_->path(),
@@ -27,12 +35,13 @@ absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> FileBackend::CreateQueue(Rea
   return std::make_unique<FileQueue>(*volume_, reactor);
 }
 
+absl::Status CheckFileBackend(const std::string& path) {
+  return Volume::Check(path, [&path](int flags) { return OpenAt(path, flags); });
+}
+
 absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenFileBackend(const std::string& path,
                                                                const VolumeOptions& options) {
-  const auto opener = [&path](int flags) {
-    const int fd = open(path.c_str(), flags);
-    return fd >= 0 ? fd : -errno;
-  };
+  const auto opener = [&path](int flags) { return OpenAt(path, flags); };
   VolumeOptions with_path = options;
   with_path.path_is_real = true;
   absl::StatusOr<std::unique_ptr<Volume>> volume = Volume::Open(path, opener, with_path);

@@ -29,6 +29,7 @@ class FileBackend final : public rnbd::Backend {
 };
 
 // Errors begin with "attach PATH: ".
+absl::Status CheckFileBackend(const std::string& path);  // As Volume::Check().
 absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenFileBackend(const std::string& path,
                                                                const VolumeOptions& options);
 

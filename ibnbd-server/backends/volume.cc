@@ -59,6 +59,28 @@ void PauseForLock() {
 
 bool Unwritable(int error) { return error == -EACCES || error == -EPERM || error == -EROFS; }
 
+// Before the real open, which on a FIFO or a tape would block or do something.
+absl::StatusOr<struct stat> Probe(Volume::Opener opener) {
+  const UniqueFd probe(opener(O_PATH | O_CLOEXEC));
+  if (!probe.valid()) return ErrnoStatus(probe.get(), "open");
+  struct stat st {};
+  if (fstat(probe.get(), &st) != 0) return ErrnoStatus(errno, "stat");
+  if (S_ISDIR(st.st_mode)) return absl::InvalidArgumentError("is a directory");
+  if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+    return absl::InvalidArgumentError("is neither a regular file nor a block device");
+  }
+  return st;
+}
+
+absl::Status CheckFileSize(std::uint64_t size) {
+  if (size == 0) return absl::InvalidArgumentError("is empty");
+  if (size % rnbd::kSectorSize != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("its size, ", size, " bytes, is not a whole number of sectors"));
+  }
+  return absl::OkStatus();
+}
+
 std::uint64_t MixId(std::uint64_t id, std::uint64_t value) { return Prng(id ^ value).Next(); }
 
 }  // namespace
@@ -72,22 +94,17 @@ absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(const std::string& path, Op
   return self;
 }
 
-Volume::~Volume() {
-  if (fd_.valid()) mark_.Close(fd_.get());
+absl::Status Volume::Check(const std::string& path, Opener opener) {
+  const absl::StatusOr<struct stat> found = Probe(opener);
+  absl::Status status = found.status();
+  if (found.ok() && S_ISREG(found->st_mode)) {
+    status = CheckFileSize(static_cast<std::uint64_t>(found->st_size));
+  }
+  return status.ok() ? status : Annotate(status, absl::StrCat("attach ", path));
 }
 
-// Before the real open, which on a FIFO or a tape would block or do something.
-absl::Status Volume::CheckType(Opener opener) {
-  const UniqueFd probe(opener(O_PATH | O_CLOEXEC));
-  if (!probe.valid()) return ErrnoStatus(probe.get(), "open");
-  struct stat st {};
-  if (fstat(probe.get(), &st) != 0) return ErrnoStatus(errno, "stat");
-  if (S_ISDIR(st.st_mode)) return absl::InvalidArgumentError("is a directory");
-  if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-    return absl::InvalidArgumentError("is neither a regular file nor a block device");
-  }
-  is_block_device_ = S_ISBLK(st.st_mode);
-  return absl::OkStatus();
+Volume::~Volume() {
+  if (fd_.valid()) mark_.Close(fd_.get());
 }
 
 // EBUSY is the exclusive claim on a block device: like the lock it may be a dying predecessor's.
@@ -108,7 +125,8 @@ int Volume::OpenWaiting(Opener opener, std::int64_t deadline_ns) {
 }
 
 absl::Status Volume::OpenAndLock(Opener opener) {
-  RETURN_IF_ERROR(CheckType(opener));
+  ASSIGN_OR_RETURN(const struct stat found, Probe(opener));
+  is_block_device_ = S_ISBLK(found.st_mode);
   const std::int64_t deadline_ns = NowNs() + options_.lock_wait_ns;
   geometry_.read_only = options_.read_only;
   direct_ = !options_.buffered;
@@ -161,11 +179,7 @@ absl::Status Volume::ExamineFile() {
   device_ = (std::uint64_t{stx.stx_dev_major} << 32) | stx.stx_dev_minor;
   inode_ = stx.stx_ino;
   geometry_.size_bytes = stx.stx_size;
-  if (geometry_.size_bytes == 0) return absl::InvalidArgumentError("is empty");
-  if (geometry_.size_bytes % rnbd::kSectorSize != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("its size, ", geometry_.size_bytes,
-                                                   " bytes, is not a whole number of sectors"));
-  }
+  RETURN_IF_ERROR(CheckFileSize(geometry_.size_bytes));
   // Device numbers change over reboots; the inode with its birth in nanoseconds does not.
   std::uint64_t id = MixId(1, inode_);
   if ((stx.stx_mask & STATX_BTIME) != 0) {

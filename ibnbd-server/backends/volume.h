@@ -55,6 +55,9 @@ class Volume {
   // Errors begin with "attach PATH: ".
   static absl::StatusOr<std::unique_ptr<Volume>> Open(const std::string& path, Opener opener,
                                                       const VolumeOptions& options);
+  // What can be told without opening: it is there, and of a kind and size that can be served.
+  // Takes nothing from a server that has it open.
+  static absl::Status Check(const std::string& path, Opener opener);
   ~Volume();  // No IO is under way any more.
   Volume(const Volume&) = delete;
   Volume& operator=(const Volume&) = delete;
@@ -92,7 +95,6 @@ class Volume {
   Volume(std::string path, const VolumeOptions& options)
       : path_(std::move(path)), options_(options) {}
   absl::Status OpenAndLock(Opener opener);
-  absl::Status CheckType(Opener opener);
   int OpenWaiting(Opener opener, std::int64_t deadline_ns);
   absl::Status Lock(std::int64_t deadline_ns);
   absl::Status Examine();

@@ -30,6 +30,7 @@ constexpr std::size_t kSocketsMax = 64;  // In one message.
 // Of a connection's send buffer, and of a successor's patience with a client's message.
 constexpr int kBufferSize = 2 * kHandedStateMax;
 constexpr timeval kSendTimeout{5, 0};
+constexpr std::int64_t kReportNs = 10 * kNsPerSecond;  // That we still wait.
 
 // The message in which they come; says what it is, and its version.
 std::string SocketsMessage(std::string_view program, bool more_come) {
@@ -142,15 +143,20 @@ absl::StatusOr<Received> Receive(int connection) {
 
 // Until there is something to read, or the end.
 absl::Status WaitFor(int connection, std::int64_t deadline_ns) {
-  while (true) {
-    const std::int64_t left_ns = deadline_ns - MonotonicClock().NowNs();
-    if (left_ns <= 0) return absl::DeadlineExceededError("the process before has not ended");
+  const std::int64_t begin_ns = MonotonicClock().NowNs();
+  for (std::int64_t now_ns = begin_ns; now_ns < deadline_ns; now_ns = MonotonicClock().NowNs()) {
     pollfd waiting{connection, POLLIN, 0};
-    const timespec timeout{left_ns / kNsPerSecond, left_ns % kNsPerSecond};
+    const std::int64_t pause_ns = std::min(deadline_ns - now_ns, kReportNs);
+    const timespec timeout{pause_ns / kNsPerSecond, pause_ns % kNsPerSecond};
     const int count = ppoll(&waiting, 1, &timeout, nullptr);
     if (count > 0) return absl::OkStatus();
     if (count < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
+    const std::int64_t waited_ns = MonotonicClock().NowNs() - begin_ns;
+    if (count == 0) {
+      LOG_WARN("the process before has not ended after ", waited_ns / kNsPerSecond, " s");
+    }
   }
+  return absl::DeadlineExceededError("the process before has not ended");
 }
 
 std::string NoDescriptors() {
@@ -196,6 +202,7 @@ absl::StatusOr<HandedOver> TakeFrom(std::string_view program, int connection,
                                     std::int64_t timeout_ns) {
   const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ns;
   HandedOver taken;
+  taken.taken = true;
   ASSIGN_OR_RETURN(taken.sockets, TakeSockets(program, connection, deadline_ns));
   LOG_INFO("took over ", taken.sockets.size(), " listening sockets; the process before finishes");
   const absl::Status status = TakeClients(connection, deadline_ns, &taken.clients);

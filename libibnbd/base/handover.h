@@ -34,6 +34,7 @@ struct HandedClient {
 inline constexpr std::size_t kHandedStateMax = 96 << 10;
 
 struct HandedOver {
+  bool taken = false;             // There was a process that has handed over; else all is empty.
   std::vector<UniqueFd> sockets;  // They listen.
   std::vector<HandedClient> clients;
 };
@@ -58,9 +59,10 @@ class HandoverSocket {
 // seconds.  False: not all could be handed over; the log says why.
 bool HandOverClients(int successor, const std::vector<HandedClient>& clients);
 
-// Asks the process that listens at `path` for its sockets, and waits until it has ended.  None if
-// there is no such process.  DeadlineExceeded: it has not ended, nor handed a client over; the
-// sockets are lost to both.
+// Asks the process that listens at `path` for its sockets, and waits until it has ended, with a
+// line in the log now and then.  None if there is no such process.  DeadlineExceeded: it has not
+// ended, nor handed a client over; the sockets are lost to both.  From its call on the other
+// process ends: what can go wrong must have been looked at before.
 absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string& path,
                                     std::int64_t timeout_ns);
 
