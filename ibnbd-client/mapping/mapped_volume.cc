@@ -33,7 +33,10 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
                                                                 const Options& options) {
   std::unique_ptr<MappedVolume> volume(new MappedVolume(loops, sessions, request));
   if (absl::Status status = volume->Open(options); !status.ok()) {
-    volume->Close();
+    volume->CloseDevice();
+    if (volume->session_ != nullptr) {
+      sessions.Abandon(KeyOf(request.uri, request.session_name), volume->told_);
+    }
     return Annotate(status, absl::StrCat("map ", request.uri.ToString()));
   }
   return volume;
@@ -42,8 +45,9 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
 MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
 
 absl::Status MappedVolume::Open(const Options& how) {
-  ASSIGN_OR_RETURN(session_, sessions_.Acquire(KeyOf(request_.uri, request_.session_name),
-                                               request_.wishes, request_.timeout_ms, how.adopt));
+  ASSIGN_OR_RETURN(session_,
+                   sessions_.Acquire(KeyOf(request_.uri, request_.session_name), request_.wishes,
+                                     request_.timeout_ms, how.adopt, &told_));
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   options.access = request_.access;
   options.open_timeout_ms = request_.timeout_ms;
@@ -111,7 +115,9 @@ absl::Status MappedVolume::Unmap(std::uint32_t timeout_ms) {
   }
   RETURN_IF_ERROR(kernel_device_->Stop(kStopMs));
   kernel_device_.reset();
-  Close();
+  CloseDevice();
+  sessions_.Release(KeyOf(request_.uri, request_.session_name));
+  session_ = nullptr;
   return absl::OkStatus();
 }
 
@@ -133,12 +139,10 @@ absl::StatusOr<std::vector<ibnbd_io_info>> MappedVolume::ListIos(std::uint32_t t
   return ios;
 }
 
-void MappedVolume::Close() {
+void MappedVolume::CloseDevice() {
   // What was outstanding came back from the kernel device's end, or was never there.
   if (device_ != nullptr && !device_closed_) ibnbd_device_close(device_, 1000);
   device_ = nullptr;
-  if (session_ != nullptr) sessions_.Release(KeyOf(request_.uri, request_.session_name));
-  session_ = nullptr;
 }
 
 }  // namespace ibnbd::client

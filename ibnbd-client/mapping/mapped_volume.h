@@ -75,12 +75,13 @@ class MappedVolume {
       : loops_(loops), sessions_(sessions), request_(request) {}
   absl::Status Open(const Options& options);
   absl::Status StartKernelDevice(const Options& options);
-  void Close();
+  void CloseDevice();
 
   DeviceLoops& loops_;
   SessionTable& sessions_;
   const MapRequest request_;
   ibnbd_session* session_ = nullptr;
+  SessionTable::Told told_;
   ibnbd_device* device_ = nullptr;
   bool device_closed_ = false;
   std::uint64_t volume_id_ = 0;

@@ -33,13 +33,16 @@ struct PathSetting {
   static constexpr std::uint32_t kNoId = ~0u;
   std::string path;  // "[SRC@]DST[:PORT]", as it was given: a name stays a name.
   std::uint32_t weight = kPathWeightDefault;
-  std::uint32_t id = kNoId;  // Of the library, while the session is open.
+  std::uint32_t id = kNoId;   // Of the library, while the session is open.
+  std::uint64_t told_by = 0;  // SessionTable::Told::by; 0: somebody else wants it, too.
 };
 
 struct SessionSettings {
   std::vector<PathSetting> paths;  // All; at least one.
   std::uint32_t policy = IBNBD_POLICY_ADAPTIVE;
   std::uint32_t dead_after_ms = 0;  // 0: the default.
+  // Who said so last, as above.
+  std::uint64_t policy_told_by = 0, dead_after_told_by = 0;
 };
 
 // How a session reaches its server.

@@ -44,17 +44,29 @@ std::string Spelled(const SessionKey& key, const std::string& path) {
   return CanonicalPath(path, PortOf(key), Names::kRefused).value_or(path);
 }
 
-void AddWishes(const SessionKey& key, const SessionWishes& wishes, SessionSettings* settings) {
+// What `by` says; what was said already stays somebody else's, and becomes his if he changes it.
+void SetWishes(const SessionWishes& wishes, std::uint64_t by, SessionSettings* settings) {
+  if (wishes.policy) {
+    settings->policy_told_by = settings->policy == *wishes.policy ? 0 : by;
+    settings->policy = *wishes.policy;
+  }
+  if (wishes.dead_after_ms) {
+    settings->dead_after_told_by = settings->dead_after_ms == *wishes.dead_after_ms ? 0 : by;
+    settings->dead_after_ms = *wishes.dead_after_ms;
+  }
+}
+
+void AddWishes(const SessionKey& key, const SessionWishes& wishes, std::uint64_t by,
+               SessionSettings* settings) {
   for (const std::string& path : WishedPaths(key, wishes.ways)) {
     const std::string wanted = Spelled(key, path);
     const auto same = [&](const PathSetting& setting) {
       return setting.path == path || Spelled(key, setting.path) == wanted;
     };
     if (std::any_of(settings->paths.begin(), settings->paths.end(), same)) continue;
-    settings->paths.push_back({path, kPathWeightDefault});
+    settings->paths.push_back({path, kPathWeightDefault, PathSetting::kNoId, by});
   }
-  settings->policy = wishes.policy.value_or(settings->policy);
-  settings->dead_after_ms = wishes.dead_after_ms.value_or(settings->dead_after_ms);
+  SetWishes(wishes, by, settings);
 }
 
 // Gives the paths the ids that the library will give them, the places in its list, and returns the
@@ -102,17 +114,21 @@ ibnbd_session* SessionTable::Pin(const SessionKey& key) {
 
 absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
                                                      const SessionWishes& wishes,
-                                                     std::uint32_t timeout_ms, bool retry) {
+                                                     std::uint32_t timeout_ms, bool retry,
+                                                     Told* told) {
   const EntryPtr entry = EntryOf(key);
   absl::MutexLock opening(&entry->opening);
+  *told = {};
+  told->by = ++last_told_;
   if (ibnbd_session* session = Pin(key); session != nullptr) {
     Remember(key, session);
-    const absl::Status told = Tell(key, session, wishes);
-    if (told.ok()) return session;
+    const absl::Status status = Tell(key, session, wishes, told);
+    if (status.ok()) return session;
+    TakeBack(key, *told, *entry);
     Leave(key, *entry);
-    return told;
+    return status;
   }
-  ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, retry));
+  ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, retry, told));
   absl::MutexLock lock(&mutex_);
   entry->session = session;
   ++entry->users;
@@ -121,7 +137,8 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
 
 absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
                                                   const SessionWishes& wishes,
-                                                  std::uint32_t timeout_ms, bool retry) {
+                                                  std::uint32_t timeout_ms, bool retry,
+                                                  Told* told) {
   SessionSettings settings;
   bool known = false;
   {
@@ -130,7 +147,10 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
     known = found != settings_.end();
     settings = known ? found->second : FreshSettings(key, wishes.ways.source);
   }
-  AddWishes(key, wishes, &settings);
+  told->begun = !known;
+  told->policy_before = settings.policy;
+  told->dead_after_ms_before = settings.dead_after_ms;
+  AddWishes(key, wishes, told->by, &settings);
   ibnbd_session_options options = IBNBD_SESSION_OPTIONS_INIT;
   const std::string own_name = NameOf(key);
   if (client_id_ != 0) {
@@ -175,21 +195,24 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
 }
 
 absl::Status SessionTable::Tell(const SessionKey& key, ibnbd_session* session,
-                                const SessionWishes& wishes) {
+                                const SessionWishes& wishes, Told* told) {
+  Change(key, [&](SessionSettings& settings) {
+    told->policy_before = settings.policy;
+    told->dead_after_ms_before = settings.dead_after_ms;
+  });
   for (const std::string& path : WishedPaths(key, wishes.ways)) {
-    const absl::Status added = AddLivePath(key, session, path, kPathWeightDefault, 0);
+    const absl::Status added = AddLivePath(key, session, path, kPathWeightDefault, 0, told->by);
     if (!added.ok() && !absl::IsAlreadyExists(added)) return added;
+    if (!added.ok()) KeepPath(key, session, path);
   }
   const auto policy = wishes.policy;
   if (policy && ibnbd_session_set_policy(session, *policy) != 0) return ApiStatus(-EINVAL);
   const auto dead_after_ms = wishes.dead_after_ms;
   if (dead_after_ms && ibnbd_session_set_dead_after(session, *dead_after_ms) != 0) {
+    if (policy) (void)ibnbd_session_set_policy(session, told->policy_before);
     return ApiStatus(-EINVAL);
   }
-  Change(key, [&](SessionSettings& settings) {
-    settings.policy = policy.value_or(settings.policy);
-    settings.dead_after_ms = dead_after_ms.value_or(settings.dead_after_ms);
-  });
+  Change(key, [&](SessionSettings& settings) { SetWishes(wishes, told->by, &settings); });
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 
 #include <ibnbd/ibnbd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -33,11 +34,19 @@ class SessionTable {
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
 
+  // What a session was told with a volume, for the case that it cannot be mapped after all.
+  struct Told {
+    std::uint64_t by = 0;
+    bool begun = false;  // Nothing had been told before.
+    std::uint32_t policy_before = 0, dead_after_ms_before = 0;
+  };
   // The session of that key.  Waits for it at most `timeout_ms`; `retry`: also for a server that is
-  // not there yet.  One that is there is told what it has not been told yet.  Release() it.
+  // not there yet.  One that is there is told what it has not been told yet.  Release() it, or
+  // Abandon() it, which takes back what nobody else has wished meanwhile.
   absl::StatusOr<ibnbd_session*> Acquire(const SessionKey& key, const SessionWishes& wishes,
-                                         std::uint32_t timeout_ms, bool retry);
+                                         std::uint32_t timeout_ms, bool retry, Told* told);
   void Release(const SessionKey& key);
+  void Abandon(const SessionKey& key, const Told& told);
 
   // What sessions were told: of a former process; of these, to be written down; of one that nobody
   // will want again.
@@ -85,19 +94,24 @@ class SessionTable {
   void ChangeSettled(const SessionKey& key, const SettingsFn& change);
   [[nodiscard]] SessionReport ReportOf(const SessionKey& key, ibnbd_session* session) const;
   absl::StatusOr<ibnbd_session*> Open(const SessionKey& key, const SessionWishes& wishes,
-                                      std::uint32_t timeout_ms, bool retry);
+                                      std::uint32_t timeout_ms, bool retry, Told* told);
+  void TakeBack(const SessionKey& key, const Told& told, Entry& entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
   // Names may lead where other paths do: the first of them stays.
   static void DropTwins(ibnbd_session* session, SessionSettings* settings);
   // Of a session that was forgotten, while a command kept it open, and is wanted again.
   void Remember(const SessionKey& key, ibnbd_session* session);
-  absl::Status Tell(const SessionKey& key, ibnbd_session* session, const SessionWishes& wishes);
+  absl::Status Tell(const SessionKey& key, ibnbd_session* session, const SessionWishes& wishes,
+                    Told* told);
+  void KeepPath(const SessionKey& key, ibnbd_session* session, const std::string& path);
   absl::Status AddLivePath(const SessionKey& key, ibnbd_session* session, const std::string& path,
-                           std::uint32_t weight, std::uint32_t wait_ms);
+                           std::uint32_t weight, std::uint32_t wait_ms, std::uint64_t told_by);
 
   DeviceLoops& loops_;
   const std::string name_;
   const std::uint64_t client_id_;
   const std::string memory_;
+  std::atomic<std::uint64_t> last_told_{0};
   mutable absl::Mutex mutex_;
   std::map<SessionKey, EntryPtr> entries_ ABSL_GUARDED_BY(mutex_);  // They stay: they are few.
   std::map<SessionKey, SessionSettings> settings_ ABSL_GUARDED_BY(mutex_);

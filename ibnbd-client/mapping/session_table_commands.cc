@@ -120,6 +120,53 @@ void SessionTable::Remember(const SessionKey& key, ibnbd_session* session) {
   settings_.try_emplace(key, std::move(settings));
 }
 
+// Somebody else has wished it, too.
+void SessionTable::KeepPath(const SessionKey& key, ibnbd_session* session,
+                            const std::string& path) {
+  const SessionReport report = ReportOf(key, session);
+  const auto index = FindPath(report, path);
+  if (!index.ok()) return;
+  Change(key, [id = report.paths[*index].id](SessionSettings& settings) {
+    for (PathSetting& setting : settings.paths) {
+      if (setting.id == id) setting.told_by = 0;
+    }
+  });
+}
+
+void SessionTable::TakeBack(const SessionKey& key, const Told& told, Entry& entry) {
+  SessionSettings now;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = settings_.find(key);
+    if (found == settings_.end()) return;
+    if (told.begun && entry.users == 1) {  // It goes itself.
+      settings_.erase(found);
+      return;
+    }
+    now = found->second;
+  }
+  for (const PathSetting& path : now.paths) {
+    if (path.told_by != told.by) continue;
+    const int error = ibnbd_session_remove_path(entry.session, path.id, kTakeBackMs);
+    if (error == 0 || error == -ETIMEDOUT) ForgetPath(key, path.id);
+  }
+  const bool policy = now.policy_told_by == told.by;
+  const bool dead_after = now.dead_after_told_by == told.by;
+  if (policy) (void)ibnbd_session_set_policy(entry.session, told.policy_before);
+  if (dead_after) (void)ibnbd_session_set_dead_after(entry.session, told.dead_after_ms_before);
+  Change(key, [&](SessionSettings& settings) {
+    if (policy) settings.policy = told.policy_before;
+    if (dead_after) settings.dead_after_ms = told.dead_after_ms_before;
+  });
+}
+
+void SessionTable::Abandon(const SessionKey& key, const Told& told) {
+  const EntryPtr entry = EntryOf(key);
+  absl::MutexLock opening(&entry->opening);
+  TakeBack(key, told, *entry);
+  Leave(key, *entry);
+}
+
 void SessionTable::DropTwins(ibnbd_session* session, SessionSettings* settings) {
   const std::vector<ibnbd_path_info> paths = PathsOf(session);
   for (std::size_t i = 1; i < paths.size(); ++i) {
@@ -143,13 +190,15 @@ void SessionTable::ForgetPath(const SessionKey& key, std::uint32_t id) {
 
 absl::Status SessionTable::AddLivePath(const SessionKey& key, ibnbd_session* session,
                                        const std::string& path, std::uint32_t weight,
-                                       std::uint32_t wait_ms) {
+                                       std::uint32_t wait_ms, std::uint64_t told_by) {
   std::uint32_t id = 0;
   if (const int error = ibnbd_session_add_path(session, path.c_str(), weight, &id)) {
     return ApiStatus(error);
   }
   // Before we wait: others may be removed meanwhile, and this one is what the session has then.
-  Change(key, [&](SessionSettings& settings) { settings.paths.push_back({path, weight, id}); });
+  Change(key, [&](SessionSettings& settings) {
+    settings.paths.push_back({path, weight, id, told_by});
+  });
   if (wait_ms == 0) return absl::OkStatus();
   const absl::Status up = AwaitPath(session, id, wait_ms);
   if (up.ok()) return up;
@@ -163,7 +212,7 @@ absl::Status SessionTable::AddPath(const SessionKey& key, const std::string& pat
                                    std::uint32_t weight, bool wait, std::uint32_t timeout_ms) {
   const std::string what = absl::StrCat("add path ", path, " to session ", NameOf(key));
   const auto live = [&](ibnbd_session* session) {
-    return AddLivePath(key, session, path, weight, wait ? timeout_ms : 0);
+    return AddLivePath(key, session, path, weight, wait ? timeout_ms : 0, 0);
   };
   const auto settled = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::string canonical,
@@ -254,10 +303,14 @@ absl::Status SessionTable::Set(const SessionKey& key, const SessionWishes& wishe
     });
     return absl::OkStatus();
   };
-  return Annotate(
-      WithSession(
-          key, [&](ibnbd_session* session) { return Tell(key, session, wishes); }, settled),
-      absl::StrCat("set session ", NameOf(key)));
+  return Annotate(WithSession(
+                      key,
+                      [&](ibnbd_session* session) {
+                        Told told;  // By a command, which nobody takes back.
+                        return Tell(key, session, wishes, &told);
+                      },
+                      settled),
+                  absl::StrCat("set session ", NameOf(key)));
 }
 
 }  // namespace ibnbd::client

@@ -123,6 +123,17 @@ client path weight "$name" none.invalid 3
 expect_fail 'is there already' ibnbd-client path add "$name" none.invalid --no-wait
 client path remove "$name" none.invalid
 
+# A map that fails leaves the session as it was, also for the next daemon.
+told() { ibnbd-client path list --json | jq -c '.sessions[0] | [.policy, .dead_after_ms, [.paths[] | {path, weight}]]' && jq -c .sessions "$state"; }
+before_map=$(told)
+expect_fail "map $server/none: " ibnbd-client map "$server/none" --as ublk --path 127.0.0.8 --path 127.0.0.6 --path-policy min-latency --dead-after 9s
+[ "$(told)" = "$before_map" ] || fail "a map that failed left $(told), it was $before_map"
+expect_fail 'its port is 0' ibnbd-client map "$server/none" --as ublk --path 127.0.0.8 --path 127.0.0.4:0
+[ "$(told)" = "$before_map" ] || fail "a path that cannot be left $(told), it was $before_map"
+expect_fail 'more are not possible' ibnbd-client map "$server/none" --as ublk --path 127.0.0.10 --path 127.0.0.11 --path 127.0.0.12 \
+  --path 127.0.0.13 --path 127.0.0.14 --path 127.0.0.15
+[ "$(told)" = "$before_map" ] || fail "too many paths left $(told), it was $before_map"
+
 # A session that is told what it has keeps it as long as a volume wants it.
 client unmap "$small"
 client remap "$node" >"$work/remap.log"
@@ -132,6 +143,8 @@ client path remove "$name" 127.0.0.2
 expect_fail "remove path 0 of session $name: it is the last one" ibnbd-client path remove "$name" 0
 unmap "$node"
 [ -z "$(client path list)" ] || fail "a session is left: $(client path list)"
+expect_fail "map $server/none: " ibnbd-client map "$server/none" --as ublk --path 127.0.0.8 --path-policy round-robin --dead-after 9s
+[ -z "$(client path list)" ] || fail "a session is left of a map that failed: $(client path list)"
 map "$server/vol" --as ublk
 [ "$(paths)" = "[{\"path\":\"127.0.0.1:$port\",\"weight\":100}]" ] || fail "it begins with $(paths)"
 session_is '.policy == "adaptive" and .dead_after_ms == 10000'
