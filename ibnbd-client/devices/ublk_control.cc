@@ -48,17 +48,15 @@ absl::StatusOr<std::unique_ptr<UblkControl>> UblkControl::Open() {
   }
   std::unique_ptr<UblkControl> control(new UblkControl(std::move(fd)));
   std::uint64_t features = 0;
-  ublksrv_ctrl_cmd command = CommandFor(0xffffffff);
-  command.addr = AddressOf(&features);
-  command.len = sizeof(features);
-  const int result = control->Run(kUblkGetFeatures, command, kShortMs);
+  const int result = control->RunWith(kUblkGetFeatures, CommandFor(0xffffffff), &features);
   if (result == 0) control->features_ = features | kUblkFlagIoctlEncode;
   if (result == -EPERM || result == -EACCES) return ErrnoStatus(result, kControlPath);
   return control;  // Others: a kernel before 6.5, which cannot be asked.
 }
 
 // A ring per command: they are few, and one that is given up goes with its ring.
-int UblkControl::Run(std::uint32_t op, ublksrv_ctrl_cmd command, std::int64_t timeout_ms) const {
+int UblkControl::Run(std::uint32_t op, const ublksrv_ctrl_cmd& command,
+                     std::int64_t timeout_ms) const {
   io_uring ring;
   io_uring_params params{};
   params.flags = IORING_SETUP_SQE128;
@@ -83,50 +81,59 @@ int UblkControl::Run(std::uint32_t op, ublksrv_ctrl_cmd command, std::int64_t ti
   return result;
 }
 
+// A command that is given up may still run, in a worker of the kernel that waits for a lock, and
+// use its memory whenever it comes to it: then the memory is the kernel's for good, a few bytes of
+// it.
+template <typename T>
+int UblkControl::RunWith(std::uint32_t op, ublksrv_ctrl_cmd command, T* object) const {
+  auto shared = std::make_unique<T>(*object);
+  command.addr = AddressOf(shared.get());
+  command.len = sizeof(T);
+  const int result = Run(op, command, kShortMs);
+  if (result == -ETIME) {
+    (void)shared.release();
+  } else {
+    *object = *shared;
+  }
+  return result;
+}
+
 std::uint32_t UblkControl::Op(unsigned plain) const {
   return (features_ & kUblkFlagIoctlEncode) != 0 ? UblkControlOp(plain) : plain;
 }
 
 absl::Status UblkControl::AddDevice(ublksrv_ctrl_dev_info* info) {
-  ublksrv_ctrl_cmd command = CommandFor(info->dev_id);
-  command.addr = AddressOf(info);
-  command.len = sizeof(*info);
-  const int result = Run(Op(UBLK_CMD_ADD_DEV), command, kShortMs);
+  const int result = RunWith(Op(UBLK_CMD_ADD_DEV), CommandFor(info->dev_id), info);
   if (result == -EEXIST) {
     return absl::AlreadyExistsError(
         absl::StrCat("/dev/ublkb", info->dev_id, " is there already; leave the number away"));
   }
+  // It may be there yet; a daemon's is then removed by the next one, as nobody wrote it down.
+  if (result == -ETIME) return absl::DeadlineExceededError("add a ublk device: no answer in time");
   return result == 0 ? absl::OkStatus() : ErrnoStatus(result, "add a ublk device");
 }
 
 absl::Status UblkControl::SetParams(std::uint32_t id, ublk_params params) {
-  ublksrv_ctrl_cmd command = CommandFor(id);
   params.len = sizeof(params);
-  command.addr = AddressOf(&params);
-  command.len = sizeof(params);
-  const int result = Run(Op(UBLK_CMD_SET_PARAMS), command, kShortMs);
+  const int result = RunWith(Op(UBLK_CMD_SET_PARAMS), CommandFor(id), &params);
   return result == 0 ? absl::OkStatus() : Refused(result, "set parameters of", id);
 }
 
 absl::StatusOr<ublk_params> UblkControl::GetParams(std::uint32_t id) {
   ublk_params params{};
   params.len = sizeof(params);
-  ublksrv_ctrl_cmd command = CommandFor(id);
-  command.addr = AddressOf(&params);
-  command.len = sizeof(params);
   const bool encoded = (features_ & kUblkFlagIoctlEncode) != 0;
-  const int result = Run(encoded ? kUblkGetParams : UBLK_CMD_GET_PARAMS, command, kShortMs);
+  const int result =
+      RunWith(encoded ? kUblkGetParams : UBLK_CMD_GET_PARAMS, CommandFor(id), &params);
   if (result != 0) return Refused(result, "ask for parameters of", id);
   return params;
 }
 
 absl::StatusOr<ublksrv_ctrl_dev_info> UblkControl::GetInfo(std::uint32_t id) {
   ublksrv_ctrl_dev_info info{};
-  ublksrv_ctrl_cmd command = CommandFor(id);
-  command.addr = AddressOf(&info);
-  command.len = sizeof(info);
   const bool encoded = (features_ & kUblkFlagIoctlEncode) != 0;
-  const int result = Run(encoded ? kUblkGetDeviceInfo : UBLK_CMD_GET_DEV_INFO, command, kShortMs);
+  const int result =
+      RunWith(encoded ? kUblkGetDeviceInfo : UBLK_CMD_GET_DEV_INFO, CommandFor(id), &info);
   if (result == -ENODEV) return absl::NotFoundError(absl::StrCat("there is no ublk", id));
   if (result != 0) return Refused(result, "ask for", id);
   return info;

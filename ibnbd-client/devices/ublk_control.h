@@ -39,7 +39,10 @@ class UblkControl {
  private:
   explicit UblkControl(UniqueFd fd) : fd_(std::move(fd)) {}
   // 0 or a negative errno; -ETIME: given up.
-  int Run(std::uint32_t op, ublksrv_ctrl_cmd command, std::int64_t timeout_ms) const;
+  int Run(std::uint32_t op, const ublksrv_ctrl_cmd& command, std::int64_t timeout_ms) const;
+  // With an object that the kernel reads, and may write.
+  template <typename T>
+  int RunWith(std::uint32_t op, ublksrv_ctrl_cmd command, T* object) const;
   [[nodiscard]] std::uint32_t Op(unsigned plain) const;
 
   UniqueFd fd_;
