@@ -8,7 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/check.h"
 #include "base/log.h"
+#include "base/log_writer.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/daemon/control_socket.h"
 #include "ibnbd-client/daemon/protocol.h"
@@ -82,11 +84,37 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   return map;
 }
 
+// Of what serves devices: who reads it may be waiting for one of them.  It is never destroyed.
+LogWriter& ServingLog() {
+  static LogWriter* log = new LogWriter(STDERR_FILENO, "ibnbd-client: warning: ");
+  return *log;
+}
+
+void ToServingLog(LogLevel level, const std::string& line) {
+  static constexpr const char* kNames[] = {"error: ", "warning: ", "", "debug: "};
+  ServingLog().Write(absl::StrCat("ibnbd-client: ", kNames[static_cast<int>(level)], line));
+}
+
+absl::Status Serve(LogLevel level, const std::function<absl::Status(LogWriter&)>& serve) {
+  static constexpr absl::Duration kLastLinesTime = absl::Seconds(1);
+  SetLogSink(ToServingLog, level);
+  ibnbd_set_log([](void*, int line_level,
+                   const char* line) { ToServingLog(static_cast<LogLevel>(line_level), line); },
+                nullptr, static_cast<int>(level));
+  before_check_fails = [] { (void)ServingLog().Flush(kLastLinesTime); };
+  const absl::Status status = serve(ServingLog());
+  (void)ServingLog().Flush(kLastLinesTime);
+  return status;
+}
+
 absl::Status RunMap(const DeviceCommandOptions& options) {
   ControlRequest request;
   request.command = Command::kMap;
   ASSIGN_OR_RETURN(request.map, MapRequestOf(options));
-  if (options.foreground) return RunForeground(request.map, options.daemon);
+  if (options.foreground) {
+    return Serve(LogLevel::kWarn,
+                 [&](LogWriter& log) { return RunForeground(request.map, options.daemon, log); });
+  }
   return PrintNode(options, Ask(options.ask, request));
 }
 
@@ -166,19 +194,6 @@ absl::Status RunUnmap(const DeviceCommandOptions& options) {
     }
   }
   return first;
-}
-
-void ToStderr(LogLevel level, const std::string& line) {
-  static constexpr const char* kNames[] = {"error: ", "warning: ", "", "debug: "};
-  std::fprintf(stderr, "ibnbd-client: %s%s\n", kNames[static_cast<int>(level)], line.c_str());
-}
-
-absl::Status Serve(const DeviceCommandOptions& options) {
-  SetLogSink(ToStderr, LogLevel::kInfo);
-  ibnbd_set_log(
-      [](void*, int level, const char* line) { ToStderr(static_cast<LogLevel>(level), line); },
-      nullptr, IBNBD_LOG_INFO);
-  return RunDaemon(options.daemon);
 }
 
 CLI::Option* AddOnLoss(CLI::App& command, DeviceCommandOptions& options) {
@@ -326,7 +341,11 @@ void AddDeviceCommands(CLI::App& app, DeviceCommandOptions& options,
   });
   CLI::App* daemon = app.add_subcommand("daemon", "Hold the sessions and devices of this host");
   AddDaemonOptions(*daemon, options.daemon);
-  daemon->callback([&options, &run] { run = [&options] { return Serve(options); }; });
+  daemon->callback([&options, &run] {
+    run = [&options] {
+      return Serve(LogLevel::kInfo, [&](LogWriter& log) { return RunDaemon(options.daemon, log); });
+    };
+  });
 }
 
 }  // namespace ibnbd::client

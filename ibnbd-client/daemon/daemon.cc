@@ -32,6 +32,8 @@ namespace {
 
 // For commands that run when the daemon is to end.
 constexpr std::int64_t kStopMs = 5000;
+// For the log's reader to take the last lines.
+constexpr absl::Duration kLastLinesTime = absl::Seconds(1);
 
 // Writing dirty pages back needs us.
 void ProtectFromMemoryPressure() {
@@ -87,8 +89,9 @@ void WaitForEnd(const sigset_t& signals, DeviceLoops& loops) {
 
 }  // namespace
 
-absl::Status RunDaemon(const DaemonOptions& options) {
+absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log) {
   ProtectFromMemoryPressure();  // First: devices of the process before us may be waiting for us.
+  log.Start();
   const sigset_t signals = BlockEndSignals();
   std::error_code error;
   std::filesystem::create_directories(options.runtime_directory, error);
@@ -109,6 +112,7 @@ absl::Status RunDaemon(const DaemonOptions& options) {
   WaitForEnd(signals, *loops);
   sd_notify(0, "STOPPING=1");
   if (!server->Stop(kStopMs)) LOG_WARN("commands were still running");
+  (void)log.Flush(kLastLinesTime);
   // Nothing is taken down: IOs that are under way are the next process's, and the kernel and the
   // servers must see the same end as if we had been killed, which is the one that is tested.  But
   // in the quiet: a request that arrives while a process ends can crash Linux before 6.15
@@ -118,8 +122,10 @@ absl::Status RunDaemon(const DaemonOptions& options) {
   ::_exit(0);
 }
 
-absl::Status RunForeground(const MapRequest& request, const DaemonOptions& options) {
+absl::Status RunForeground(const MapRequest& request, const DaemonOptions& options,
+                           LogWriter& log) {
   ProtectFromMemoryPressure();
+  log.Start();
   const sigset_t signals = BlockEndSignals();
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
   SessionTable sessions(*loops, options.session_name, 0, options.memory);
@@ -140,7 +146,8 @@ absl::Status RunForeground(const MapRequest& request, const DaemonOptions& optio
   DeviceNames::Announce(node);
   if (status.ok()) return status;
   // What the kernel has not given back refers to our memory.
-  std::fprintf(stderr, "ibnbd-client: %s\n", std::string(status.message()).c_str());
+  LOG_ERROR(status.message());
+  (void)log.Flush(kLastLinesTime);
   ::_exit(1);
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "base/log_writer.h"
 #include "ibnbd-client/mapping/mapped_volume.h"
 
 namespace ibnbd::client {
@@ -21,10 +22,10 @@ struct DaemonOptions {
   std::string memory;  // Of the devices' buffers: as ibnbd_session_options has it, or "".
 };
 
-// Until SIGTERM or SIGINT.
-absl::Status RunDaemon(const DaemonOptions& options);
+// Until SIGTERM or SIGINT.  Both start `log`, to which the sink writes.
+absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log);
 
 // One volume without a daemon: prints the node, and takes the device away at SIGTERM or SIGINT.
-absl::Status RunForeground(const MapRequest& request, const DaemonOptions& options);
+absl::Status RunForeground(const MapRequest& request, const DaemonOptions& options, LogWriter& log);
 
 }  // namespace ibnbd::client

@@ -42,6 +42,34 @@ rm "$work/notify"
 timeout 60 python3 "$work/manager.py" "$work" >"$work/manager.log" 2>&1 || fail "the service manager, again"
 [ "$(identity)" = "$first" ] || fail "the identity was $first and is $(identity)"
 
+# Who should take its log may be waiting for one of its devices: the daemon serves, commands and the end included.
+cat >"$work/deaf.py" <<'PY'
+import os, signal, subprocess, sys, time
+
+work = sys.argv[1]
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True:
+        os.write(writer, b"full\n")
+except BlockingIOError:
+    os.set_blocking(writer, True)
+daemon = subprocess.Popen(["ibnbd-client", "daemon", "--runtime-directory", work + "/run", "--socket", work + "/sock"],
+                          stderr=writer, env=dict(os.environ, NOTIFY_SOCKET=""))
+os.close(writer)
+listed = ["ibnbd-client", "list", "--socket", work + "/sock"]
+deadline = time.monotonic() + 20
+try:
+    while subprocess.run(listed, capture_output=True, timeout=20).returncode != 0:
+        assert time.monotonic() < deadline, "it does not answer"
+        time.sleep(0.05)
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(20) == 0, daemon.returncode
+finally:
+    daemon.kill()
+PY
+timeout 60 python3 "$work/deaf.py" "$work" >"$work/deaf.log" 2>&1 || fail "a daemon whose log nobody takes"
+
 # Of a later daemon, say: what cannot be read is shown, left alone, kept for those who can, and can be taken away.
 cat >"$work/run/devices.json" <<EOF
 {"version": 1, "client_id": "$first", "devices": [
@@ -56,8 +84,8 @@ reasons() {
 import json, sys
 for device in json.load(sys.stdin)["devices"]: print(device["device"], device["uri"], device["state"], device["state_reason"])'
 }
-reasons | grep -q '^/dev/nbd900000 tcp://127.0.0.1:9/vol0 waiting .*"vdpa", which is unknown' || fail "shown as $(reasons)"
-reasons | grep -q '^? None waiting .*a device is no object' || fail "shown as $(reasons)"
+grep -q '^/dev/nbd900000 tcp://127.0.0.1:9/vol0 waiting .*"vdpa", which is unknown' <<<"$(reasons)" || fail "shown as $(reasons)"
+grep -q '^? None waiting .*a device is no object' <<<"$(reasons)" || fail "shown as $(reasons)"
 expect_fail 'cannot read the record' ibnbd-client remap /dev/nbd900000 --socket "$work/sock"
 expect_fail 'cannot read the record' ibnbd-client set /dev/nbd900000 --on-loss hold --socket "$work/sock"
 expect_fail 'mapped already, as /dev/nbd900000' ibnbd-client map tcp://127.0.0.1:9/vol0 --socket "$work/sock"
