@@ -75,15 +75,16 @@ absl::StatusOr<DaemonState> ReadState(const std::string& path) {
   return state;
 }
 
-// Also tells the service manager, as long as all loops turn.
-void WaitForEnd(const sigset_t& signals, DeviceLoops& loops) {
+// Also tells the service manager, as long as all loops turn and all sessions' threads answer.
+void WaitForEnd(const sigset_t& signals, DeviceLoops& loops, SessionTable& sessions) {
   std::uint64_t interval_us = 0;
   if (sd_watchdog_enabled(0, &interval_us) <= 0) return WaitForSignal(signals);
   const std::uint64_t pause_us = std::max<std::uint64_t>(interval_us / 3, 1000);
   const timespec pause{static_cast<time_t>(pause_us / 1'000'000),
                        static_cast<long>(pause_us % 1'000'000) * 1000};
   while (sigtimedwait(&signals, nullptr, &pause) < 0) {
-    if (loops.AllAlive()) sd_notify(0, "WATCHDOG=1");
+    const bool loops_turn = loops.AllAlive();
+    if (sessions.AllAlive() && loops_turn) sd_notify(0, "WATCHDOG=1");
   }
 }
 
@@ -109,7 +110,7 @@ absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log) {
   const std::unique_ptr<ControlServer> server = ControlServer::Start(std::move(listening), table);
   LOG_INFO("serving on ", options.socket, ", ", loops->count(), " loops");
   sd_notify(0, "READY=1");
-  WaitForEnd(signals, *loops);
+  WaitForEnd(signals, *loops, sessions);
   sd_notify(0, "STOPPING=1");
   if (!server->Stop(kStopMs)) LOG_WARN("commands were still running");
   (void)log.Flush(kLastLinesTime);

@@ -38,6 +38,7 @@ std::unique_ptr<DeviceLoops> DeviceLoops::Start(std::uint32_t count) {
   for (Loop& loop : loops->loops_) {
     loop.events = std::make_unique<bridge::EventLoop>(loops->clock_, std::vector<ibnbd_queue*>());
     loop.thread = std::thread([&loop] {
+      (void)pthread_setname_np(pthread_self(), "ibnbd-loop");
       const absl::Status status = loop.events->Run();
       if (!status.ok()) LOG_ERROR("an event loop cannot run: ", status.message());
       CHECK(status.ok());

@@ -247,6 +247,16 @@ void SessionTable::Leave(const SessionKey& key, Entry& entry) {
   });
 }
 
+// Those that are open: one that is being opened is waited for by who opens it.
+bool SessionTable::AllAlive() {
+  absl::MutexLock lock(&mutex_);  // It keeps them open.
+  bool all = true;
+  for (const auto& [key, entry] : entries_) {
+    if (entry->session != nullptr && ibnbd_session_is_alive(entry->session) == 0) all = false;
+  }
+  return all;
+}
+
 void SessionTable::Change(const SessionKey& key, const SettingsFn& change) {
   absl::MutexLock lock(&mutex_);
   if (const auto found = settings_.find(key); found != settings_.end()) change(found->second);

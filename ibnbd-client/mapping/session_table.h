@@ -66,6 +66,9 @@ class SessionTable {
   // Policy and patience.
   absl::Status Set(const SessionKey& key, const SessionWishes& wishes);
 
+  // For a watchdog: asks every session's thread for a sign of life; true if all have answered the
+  // question before.  Never waits.
+  [[nodiscard]] bool AllAlive();
   [[nodiscard]] std::string NameOf(const SessionKey& key) const;  // As the server knows it.
   [[nodiscard]] std::uint64_t client_id() const { return client_id_; }
 

@@ -113,6 +113,7 @@ struct ibnbd_session {
   std::unique_ptr<ibnbd::rnbd::Client> client;
   pthread_t thread{};
   bool thread_started = false;
+  std::atomic<bool> life_asked{false};  // ibnbd_session_is_alive(): and not answered yet.
 
   std::mutex mutex;                                    // Of the lists below; control plane only.
   std::vector<std::unique_ptr<ibnbd_device>> devices;  // Closed ones, too.

@@ -408,6 +408,14 @@ int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* ou
   return Succeed();
 }
 
+int ibnbd_session_is_alive(ibnbd_session* session) {
+  if (const int error = CheckSession("ibnbd_session_is_alive", session)) return error;
+  if (session->life_asked.exchange(true, std::memory_order_acq_rel)) return 0;
+  session->control->Post(
+      [session] { session->life_asked.store(false, std::memory_order_release); });
+  return 1;
+}
+
 int ibnbd_session_set_dead_after(ibnbd_session* session, uint32_t dead_after_ms) {
   constexpr char kCall[] = "ibnbd_session_set_dead_after";
   if (const int error = CheckSession(kCall, session)) return error;

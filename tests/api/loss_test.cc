@@ -7,6 +7,8 @@
 #include <ibnbd/ibnbd.h>
 
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -85,6 +87,63 @@ TEST_F(LossTest, IosFailWhenTheLossPolicyEnds) {
   EXPECT_THAT(answers_, testing::Each(-ETIMEDOUT));
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
   EXPECT_EQ(State(), static_cast<std::uint32_t>(IBNBD_STATE_FAILING));
+}
+
+// A log that makes who writes a certain line wait.
+class Trap {
+ public:
+  Trap() { ibnbd_set_log(&Trap::OnLine, this, IBNBD_LOG_INFO); }
+  ~Trap() {
+    Release();
+    ibnbd_set_log(nullptr, nullptr, IBNBD_LOG_WARN);
+  }
+  void AwaitPrey() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return caught_; });
+  }
+  void Release() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  static void OnLine(void* opaque, int /*level*/, const char* line) {
+    auto& trap = *static_cast<Trap*>(opaque);
+    if (std::string(line).find("path down") == std::string::npos) return;
+    std::unique_lock<std::mutex> lock(trap.mutex_);
+    trap.caught_ = true;
+    trap.changed_.notify_all();
+    trap.changed_.wait(lock, [&trap] { return trap.open_; });
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool caught_ = false;
+  bool open_ = false;
+};
+
+TEST_F(LossTest, ASessionWhoseThreadHangsGivesNoSignOfLife) {
+  const auto await_life = [this] {
+    for (int left = 4000; left > 0; --left) {
+      const int alive = ibnbd_session_is_alive(session_);
+      if (alive != 0) return alive;
+      ibnbd_queue_wait(queue_, 10);
+    }
+    return 0;
+  };
+  EXPECT_EQ(ibnbd_session_is_alive(session_), 1);
+  EXPECT_EQ(await_life(), 1);
+  Trap trap;
+  server_.Kill();
+  trap.AwaitPrey();
+  (void)ibnbd_session_is_alive(session_);  // Asks, if the last question is answered.
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(ibnbd_session_is_alive(session_), 0);
+    ibnbd_queue_wait(queue_, 1);
+  }
+  trap.Release();
+  EXPECT_EQ(await_life(), 1);
+  EXPECT_EQ(await_life(), 1);
 }
 
 TEST_F(LossTest, ClosingADeviceIsBoundedWhileTheServerIsAway) {

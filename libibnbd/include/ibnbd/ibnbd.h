@@ -132,6 +132,9 @@ struct ibnbd_session_info {
 int ibnbd_session_get_info(ibnbd_session* session, struct ibnbd_session_info* out);
 /* As in the options; from now on.  -EINVAL: neither 0 nor 1000 to 3600000. */
 int ibnbd_session_set_dead_after(ibnbd_session* session, uint32_t dead_after_ms);
+/* For a watchdog: asks the session's thread for a sign of life, and does not wait.  1: it has
+ * answered what it was asked before; 0: not yet. */
+int ibnbd_session_is_alive(ibnbd_session* session);
 /* Round trip of one control message, in ns. */
 int ibnbd_session_ping(ibnbd_session* session, uint32_t timeout_ms, uint64_t* round_trip_ns);
 
