@@ -20,6 +20,18 @@
 
 namespace ibnbd::bridge {
 
+namespace {
+
+void SetUp(const UniqueFd& socket) {
+  const int one = 1;
+  // Fails on a unix socket, which needs none.
+  (void)::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+  const int buffer_size = 1 << 20;  // As far as the system lets us.
+  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof(buffer_size));
+}
+
+}  // namespace
+
 // Accepts on one socket, on the first loop.
 class Bridge::Acceptor final : public LoopMember, public RingOp {
  public:
@@ -162,11 +174,7 @@ void Bridge::TakeClient(UniqueFd socket) {
     return;
   }
   connection_count_.fetch_add(1, std::memory_order_relaxed);
-  const int one = 1;
-  // Fails on a unix socket, which needs none.
-  (void)::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-  const int buffer_size = 1 << 20;  // As far as the system lets us.
-  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer_size, sizeof(buffer_size));
+  SetUp(socket);
   Loop& loop = loops_[next_loop_];
   next_loop_ = (next_loop_ + 1) % loops_.size();
   loop.events->Post([&loop, socket = std::move(socket), peer = std::move(peer)]() mutable {
@@ -182,6 +190,7 @@ void Bridge::Resume(std::vector<HandedClient> clients) {
       LOG_WARN("closed the connection of ", peer, ": ", state.status().message());
       continue;
     }
+    SetUp(client.socket);  // The one before had no time to if it only accepted it.
     connection_count_.fetch_add(1, std::memory_order_relaxed);
     Loop& loop = loops_[next_of_resumed_++ % loops_.size()];
     loop.events->Post([&loop, socket = std::move(client.socket), peer = std::move(peer),

@@ -3,6 +3,8 @@
 // do not, and that each is told.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 
 #include <atomic>
 #include <thread>
@@ -123,6 +125,33 @@ TEST_F(HandOverTest, AClientOfWhichNothingIsUnderstoodIsClosedAndTheOthersGoOn) 
   }
   EXPECT_EQ(served, 2);
   EXPECT_THAT(Log(), ::testing::HasSubstr("is not understood"));
+}
+
+TEST_F(HandOverTest, AClientThatWasOnlyAcceptedIsServedAsAnyOther) {
+  const UniqueFd listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = ::htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  auto* const generic = reinterpret_cast<sockaddr*>(&address);
+  ASSERT_EQ(::bind(listening.get(), generic, length), 0);
+  ASSERT_EQ(::listen(listening.get(), 1), 0);
+  ASSERT_EQ(::getsockname(listening.get(), generic, &length), 0);
+  ASSERT_EQ(::connect(client.get(), generic, length), 0);
+  UniqueFd accepted(::accept4(listening.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  const UniqueFd same(::fcntl(accepted.get(), F_DUPFD_CLOEXEC, 0));
+  ClientState state;
+  state.is_new = true;
+  Inheritance next;
+  next.before.clients.push_back({std::move(accepted), FormatClientState(state)});
+  StartBridge(std::move(next));
+  char greeting[18];
+  ASSERT_EQ(::recv(client.get(), greeting, sizeof(greeting), MSG_WAITALL), 18);
+  int no_delay = 0;
+  length = sizeof(no_delay);
+  ASSERT_EQ(::getsockopt(same.get(), IPPROTO_TCP, TCP_NODELAY, &no_delay, &length), 0);
+  EXPECT_EQ(no_delay, 1);
 }
 
 TEST_F(HandOverTest, AVolumeOfWhichNothingIsKnownIsNotServed) {
