@@ -131,6 +131,7 @@ struct Succession {
   ListenSockets sockets;
   std::optional<HandoverSocket> door;
   UniqueFd successor;  // Closes with our end.
+  std::int64_t door_rests_until_ns = 0;
 };
 
 // True: there is a successor, and we are to stop.
@@ -138,6 +139,7 @@ bool HandOver(Succession& succession) {
   auto successor = succession.door->HandOver(kProgram, succession.sockets.ours());
   if (!successor.ok()) {
     LOG_WARN("handover: ", std::string(successor.status().message()));
+    succession.door_rests_until_ns = MonotonicClock().NowNs() + kDoorRestNs;
     return false;
   }
   succession.successor = *std::move(successor);
@@ -152,8 +154,11 @@ bool Serve(const Options& options, ServerProcess& process, SignalWaiter& signals
   while (true) {
     if (!stopping) chores.DoWhatIsDue();
     const int door = stopping || !succession.door ? -1 : succession.door->fd();
-    const int signal =
-        signals.Wait(stopping ? options.stop_timeout_ns + kStopGraceNs : chores.WaitNs(), door);
+    const std::int64_t rest_ns =
+        std::max<std::int64_t>(succession.door_rests_until_ns - MonotonicClock().NowNs(), 0);
+    std::int64_t wait_ns = stopping ? options.stop_timeout_ns + kStopGraceNs : chores.WaitNs();
+    if (door >= 0 && rest_ns > 0) wait_ns = wait_ns < 0 ? rest_ns : std::min(wait_ns, rest_ns);
+    const int signal = signals.Wait(wait_ns, rest_ns > 0 ? -1 : door);
     if (signal == SignalWaiter::kReadable && !HandOver(succession)) continue;
     if (signal == SIGTERM || signal == SIGINT || signal == SignalWaiter::kReadable) {
       if (stopping) return false;

@@ -125,6 +125,7 @@ absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
 // Until there is a signal (invalid), or a successor.
 ibnbd::UniqueFd WaitForEnd(int signals, std::optional<HandoverSocket>& door,
                            const std::vector<int>& sockets) {
+  constexpr int kRestMs = ibnbd::kDoorRestNs / ibnbd::kNsPerMs;
   pollfd waiting[] = {{signals, POLLIN, 0}, {door ? door->fd() : -1, POLLIN, 0}};
   while (true) {
     if (::poll(waiting, 2, -1) < 0) continue;
@@ -133,6 +134,7 @@ ibnbd::UniqueFd WaitForEnd(int signals, std::optional<HandoverSocket>& door,
     auto successor = door->HandOver(kProgram, sockets);
     if (successor.ok()) return *std::move(successor);
     LOG_WARN("handover: ", successor.status().message());
+    (void)::poll(waiting, 1, kRestMs);  // For a signal.
   }
 }
 

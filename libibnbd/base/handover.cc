@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/handover.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -231,8 +232,19 @@ absl::StatusOr<HandoverSocket> HandoverSocket::Open(const std::string& path) {
   return HandoverSocket(std::move(fd));
 }
 
+HandoverSocket::HandoverSocket(UniqueFd fd)
+    : fd_(std::move(fd)), spare_(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)) {}
+
 absl::StatusOr<UniqueFd> HandoverSocket::HandOver(std::string_view program,
                                                   const std::vector<int>& sockets) {
+  spare_.Reset();
+  auto successor = LetIn(program, sockets);
+  if (!successor.ok()) spare_.Reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  return successor;
+}
+
+absl::StatusOr<UniqueFd> HandoverSocket::LetIn(std::string_view program,
+                                               const std::vector<int>& sockets) {
   UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return ErrnoStatus(errno, "accept");
   ASSIGN_OR_RETURN(const ucred peer, CheckedPeer(connection.get()));

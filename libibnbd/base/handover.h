@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/clock.h"
 #include "base/unique_fd.h"
 
 namespace ibnbd {
@@ -47,13 +48,18 @@ class HandoverSocket {
   [[nodiscard]] int fd() const { return fd_.get(); }
   // When fd() is readable.  `program` says what they are.  Hands `sockets` to whoever asks; the
   // connection, to be kept until the end of this process.  Error: it was nobody who may, or he has
-  // gone; nothing has happened.
+  // gone, or cannot be let in; nothing has happened.  He may still be at the door: look again after
+  // kDoorRestNs, not at once.
   absl::StatusOr<UniqueFd> HandOver(std::string_view program, const std::vector<int>& sockets);
 
  private:
-  explicit HandoverSocket(UniqueFd fd) : fd_(std::move(fd)) {}
+  explicit HandoverSocket(UniqueFd fd);
+  absl::StatusOr<UniqueFd> LetIn(std::string_view program, const std::vector<int>& sockets);
+
   UniqueFd fd_;
+  UniqueFd spare_;  // So that a process that has used up its descriptors can be replaced.
 };
+inline constexpr std::int64_t kDoorRestNs = kNsPerSecond;
 
 // To the process that has taken over, by what HandOver() returned.  Waits for it at most some
 // seconds.  False: not all could be handed over; the log says why.

@@ -192,6 +192,25 @@ TEST_F(HandoverTest, TooFewDescriptorsCostThoseForWhomThereAreNone) {
   EXPECT_THAT(log_, ::testing::HasSubstr("open files are allowed"));
 }
 
+TEST_F(HandoverTest, AProcessWithoutADescriptorLeftCanBeReplaced) {
+  auto door = HandoverSocket::Open(path());
+  ASSERT_TRUE(door.ok()) << door.status();
+  StartNext();
+  pollfd waiting{door->fd(), POLLIN, 0};
+  ASSERT_EQ(::poll(&waiting, 1, 30'000), 1);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = static_cast<rlim_t>(AnyFd().get());  // The next that would be opened.
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  EXPECT_FALSE(AnyFd().valid());
+  auto successor = door->HandOver(kProgram, {});
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_TRUE(successor.ok()) << successor.status();
+  successor->Reset();
+  EXPECT_TRUE(result().ok()) << result_.status();
+}
+
 TEST_F(HandoverTest, WhoDoesNotEndKeepsNobodyWhomHeHasHandedOver) {
   Running running(path());
   StartNext(2 * kNsPerSecond);
