@@ -144,11 +144,8 @@ int End(Bridge& bridge, ibnbd::UniqueFd successor) {
   if (!successor.valid() && !ibnbd::bridge::HasServiceManager()) return bridge.Stop() ? 0 : 2;
   std::vector<HandedClient> clients;
   const bool clean = bridge.StopFor(&clients);
-  if (!successor.valid()) {
-    ibnbd::bridge::LeaveToServiceManager(clients);
-    return clean ? 0 : 2;
-  }
-  const bool all = ibnbd::HandOverClients(successor.get(), clients);
+  const bool all = successor.valid() ? ibnbd::HandOverClients(successor.get(), clients)
+                                     : ibnbd::bridge::LeaveToServiceManager(clients);
   return clean && all ? 0 : 2;  // Which closes the connection to the successor.
 }
 

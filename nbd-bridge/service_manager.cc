@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <map>
 #include <string>
@@ -18,6 +19,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "nbd-bridge/listener.h"
 
 namespace ibnbd::bridge {
 namespace {
@@ -25,13 +27,22 @@ namespace {
 // A client is two descriptors of one name: its socket, and a file with its state.
 constexpr char kClientPrefix[] = "nbd-client-";
 
-UniqueFd FileWith(const std::string& text) {
+absl::StatusOr<UniqueFd> FileWith(const std::string& text) {
   UniqueFd file(memfd_create("nbd-client", MFD_CLOEXEC));
-  if (!file.valid() ||
-      write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-    return UniqueFd();
+  if (!file.valid()) return ErrnoStatus(errno, "memfd_create");
+  const ssize_t size = write(file.get(), text.data(), text.size());
+  if (size != static_cast<ssize_t>(text.size())) {
+    return ErrnoStatus(size < 0 ? errno : ENOSPC, "write its state");
   }
   return file;
+}
+
+absl::Status Leave(const HandedClient& client, const std::string& name) {
+  ASSIGN_OR_RETURN(const UniqueFd state, FileWith(client.state));
+  const std::array<int, 2> fds = {client.socket.get(), state.get()};
+  const std::string message = absl::StrCat("FDSTORE=1\nFDNAME=", name);
+  const int result = sd_pid_notify_with_fds(0, 0, message.c_str(), fds.data(), fds.size());
+  return result < 0 ? ErrnoStatus(result, "give it to the service manager") : absl::OkStatus();
 }
 
 std::string TextOf(int file) {
@@ -83,21 +94,23 @@ void ForgetInServiceManager(const std::vector<std::string>& names) {
 
 bool HasServiceManager() { return std::getenv("NOTIFY_SOCKET") != nullptr; }
 
-void LeaveToServiceManager(const std::vector<HandedClient>& clients) {
+bool LeaveToServiceManager(const std::vector<HandedClient>& clients) {
   constexpr std::uint64_t kPatienceUs = 5'000'000;
+  bool all = true;
   std::size_t number = 0;
   for (const HandedClient& client : clients) {
-    const UniqueFd state = FileWith(client.state);
-    if (!state.valid()) continue;
-    const std::array<int, 2> fds = {client.socket.get(), state.get()};
-    const std::string message =
-        absl::StrCat("FDSTORE=1\nFDNAME=", kClientPrefix, ::getpid(), "-", ++number);
-    if (sd_pid_notify_with_fds(0, 0, message.c_str(), fds.data(), fds.size()) < 0) {
-      LOG_WARN("the service manager did not take a client");
-    }
+    const auto status = Leave(client, absl::StrCat(kClientPrefix, ::getpid(), "-", ++number));
+    if (status.ok()) continue;
+    all = false;
+    LOG_ERROR("closed the connection of ", PeerOf(client.socket.get()), ": ", status.message());
   }
+  if (clients.empty()) return true;
   // Until it has looked at them: what comes from a process that is gone is nobody's.
-  if (!clients.empty()) (void)sd_notify_barrier(0, kPatienceUs);
+  if (const int result = sd_notify_barrier(0, kPatienceUs); result < 0) {
+    all = false;
+    LOG_ERROR(ErrnoStatus(result, "the service manager may not have taken the clients").message());
+  }
+  return all;
 }
 
 }  // namespace ibnbd::bridge

@@ -23,6 +23,7 @@ void ForgetInServiceManager(const std::vector<std::string>& names);
 
 // True if there is one to leave something to; whether it keeps it is its business.
 bool HasServiceManager();
-void LeaveToServiceManager(const std::vector<HandedClient>& clients);
+// False: not all of them could be left to it; the log says why.
+bool LeaveToServiceManager(const std::vector<HandedClient>& clients);
 
 }  // namespace ibnbd::bridge

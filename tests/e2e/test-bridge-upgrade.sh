@@ -72,12 +72,53 @@ while True: s.accept()[0].send(b"nbd-bridge listening sockets 1\0")' "$work/thei
   theirs_pid=$pid
   wait_for 20 grep -q ready "$work/theirs.log" || fail "the other user: $(cat "$work/theirs.log")"
   expect_fail "user 65534 is at the other end" timeout 20 nbd-bridge --socket "$work/other.sock" --handover "$work/theirs/door" "$volume"
-  kill -KILL "$theirs_pid"
+  kill -KILL "$theirs_pid" 2>/dev/null # If that was not the end of it.
 else
   echo "not root: who is at the other end of a hand-over is not tested"
 fi
 
 stop "$bridge_pid"
+
+# IO that hangs costs the client its connection, and the bridge before says so by its exit status.
+serve --stop-timeout 1
+before=$bridge_pid
+cat >"$work/hangs.py" <<'PY'
+import fcntl, socket, struct, sys, termios, time
+
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 1, 3) + b"vol")
+s.recv(28, socket.MSG_WAITALL)
+print("attached", flush=True)
+sys.stdin.readline()
+s.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 1, 0, 512))
+while struct.unpack("i", fcntl.ioctl(s, termios.TIOCOUTQ, b"    "))[0]:
+    time.sleep(0.01)
+print("sent", flush=True)
+print("the end" if not s.recv(1) else "an answer", flush=True)
+PY
+mkfifo "$work/hang"
+python3 "$work/hangs.py" "$socket" <"$work/hang" >"$work/hangs.log" 2>&1 &
+hangs_pid=$!
+exec 9>"$work/hang"
+wait_for 20 grep -q attached "$work/hangs.log" || fail "the client: $(cat "$work/hangs.log")"
+kill -STOP "$server_pid"
+echo >&9
+wait_for 20 grep -q sent "$work/hangs.log" || fail "the client: $(cat "$work/hangs.log")"
+start next nbd-bridge -v --wait --socket "$socket" --handover "$door" "$volume"
+bridge_pid=$pid
+rc=0
+wait "$before" || rc=$?
+kill -CONT "$server_pid"
+[ $rc -eq 2 ] || fail "a bridge that gave IO up ended with $rc"
+exec 9>&-
+wait "$hangs_pid"
+[ "$(tail -n 1 "$work/hangs.log")" = "the end" ] || fail "the client: $(cat "$work/hangs.log")"
+wait_for 60 grep -q '^listening on ' "$work/next.log" || fail "the bridge did not start: $(cat "$work/next.log")"
+stop "$bridge_pid"
+rc=0
+nbd-bridge --socket "$socket" "$uri/missing" >"$work/missing.log" 2>&1 || rc=$?
+[ $rc -eq 1 ] || fail "a bridge without its volume ended with $rc"
 
 # Killed: who connects again goes on.
 serve
