@@ -53,13 +53,18 @@ std::string TextOf(const PathInfo& path) {
   return path.server.empty() ? path.text : TextOf(path.source, path.server);
 }
 
-absl::StatusOr<std::uint32_t> AddPath(rtrs::ClientSession& session, const PathOptions& options) {
+absl::Status CheckIsNew(rtrs::ClientSession& session, const PathOptions& options) {
   const std::string text = IsKnown(options) ? PathText(options) : options.text;
   for (const PathInfo& other : session.paths()) {
     if (TextOf(other) != text && other.text != options.text) continue;
     return absl::AlreadyExistsError(
-        absl::StrCat("path ", text, " is there already: its number is ", other.id));
+        absl::StrCat("path ", TextOf(other), " is there already: its number is ", other.id));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::uint32_t> AddPath(rtrs::ClientSession& session, const PathOptions& options) {
+  RETURN_IF_ERROR(CheckIsNew(session, options));
   return session.AddPath(options);
 }
 
@@ -120,9 +125,15 @@ int ibnbd_session_add_path(ibnbd_session* session, const char* path, uint32_t we
   if (path == nullptr) return Fail(-EINVAL, "%s: the path is NULL", kCall);
   auto options = ibnbd::capi::ParsePath(path, session->port);
   if (!options.ok()) return Fail(kCall, options.status());
-  // Just now, if it can be, so that one which is there already is refused at once; or later.
+  const absl::Status is_new =
+      CallControlForStatus(*session, kLocalAnswerNs, [session, wanted = *options](auto done) {
+        done(ibnbd::capi::CheckIsNew(session->client->session(), wanted));
+      });
+  if (!is_new.ok()) return FailPath(kCall, is_new);
+  // Just now, if it can be, so that another name of one that is there is refused; or later.
   std::vector<ibnbd::rtrs::PathOptions> found = {*options};
-  if (session->finder->FindNow(found, kFindNs).ok()) options = found.front();
+  (void)session->finder->FindNow(found, kFindNs);
+  options = found.front();
   options->weight = weight;
   // By value: it may run after we have given up.  Then nobody knows the path, and it goes again.
   auto added = CallControl<std::uint32_t>(
