@@ -42,6 +42,8 @@ writer=$pid
 sleep 1
 alive "$writer" || fail "a held write ended: $(cat "$work/writer.log")"
 kill -TERM "$bridge_pid"
+bridge_ended() { ! alive "$bridge_pid"; }
+wait_for 20 bridge_ended || fail "a bridge whose server is gone does not end"
 wait "$bridge_pid"
 rc=$?
 [ "$rc" -eq 2 ] || fail "a bridge that gave IO up ended with code $rc instead of 2"

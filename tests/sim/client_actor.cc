@@ -52,16 +52,13 @@ void ClientActor::Start() {
 void ClientActor::CreateClient(Life& life) {
   rnbd::Client::Options options;
   options.session.name = options_.name;
-  // Every other client says after a restart who it is: the server then does not wait for its dead
-  // process to be noticed, but ends that one's session itself.
-  const char last = options_.name.back();  // "client0".
-  if (last % 2 == 0) options.session.client_id = static_cast<std::uint64_t>(last);
-  options.session.incarnation = ++incarnation_;
   options.session.server = options_.servers.at(0);
   for (std::uint32_t i = 1; i < options_.paths; ++i) {
     options.session.more_paths.push_back({options_.servers.at(i)});
   }
   options.session.policy = options_.policy;
+  // With one the server does not wait for the dead process to be noticed, but ends its session
+  // itself; 0: it waits.
   options.session.client_id = options_.client_id;
   options.session.incarnation = 1 + starts_++ / 2;  // Seconds: two lives may have the same.
   options.session.seed = prng_.Next();

@@ -74,7 +74,6 @@ class ClientActor {
   rtrs::ClientSessionStats stats_of_dead_;
   std::uint32_t starts_ = 0;
   bool running_ = false;
-  std::uint32_t incarnation_ = 0;
   bool closing_ = false;
   bool closed_ = false;
   std::string given_up_;  // Why.

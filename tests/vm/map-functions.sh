@@ -51,5 +51,6 @@ fio_verify() {
 }
 
 daemon_fds() { find "/proc/$daemon_pid/fd" -mindepth 1 | wc -l; }
+daemon_fd_list() { readlink "/proc/$daemon_pid"/fd/* | sed 's/[0-9]\+/N/' | sort | uniq -c | tr '\n' ' '; }
 daemon_threads() { find "/proc/$daemon_pid/task" -mindepth 1 -maxdepth 1 | wc -l; }
 daemon_rss_kib() { awk '$1 == "VmRSS:" { print $2 }' "/proc/$daemon_pid/status"; }

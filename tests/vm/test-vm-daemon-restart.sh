@@ -78,11 +78,15 @@ die_while_mapping() {
   done
 }
 
+serve() {
+  IBNBD_E2E_LISTEN=$listen start_server --export "fs=$work/fs.img" --export "raw=$work/raw.img" --export "new=$work/raw.img,ro"
+}
+
 for listen in "${schemes[@]}"; do
   rm -f "$work/enough"
   truncate -s 256M "$work/fs.img"
   truncate -s 64M "$work/raw.img"
-  IBNBD_E2E_LISTEN=$listen start_server --export "fs=$work/fs.img" --export "raw=$work/raw.img" --export "new=$work/raw.img,ro"
+  serve
   start_daemon
   map "$uri/fs"
   ublk=$node
@@ -104,6 +108,19 @@ for listen in "${schemes[@]}"; do
     [ "$fds" -eq 0 ] && fds=$(daemon_fds)
     alive "$file_pid" && alive "$raw_pid" || fail "$listen, restart $i: an error was seen: $(tail -n 5 "$work/file.log" "$work/raw.log")"
   done
+  # One and the same daemon, which comes back to servers that come and go: nothing is left of what was.
+  for ((i = 1; i <= 5; i++)); do
+    port_wanted=$port
+    kill -KILL "$server_pid"
+    wait "$server_pid" 2>/dev/null
+    serve
+    await_progress
+    wait_for 30 all_open 2 || fail "$listen, server $i: $(ibnbd-client list)"
+    [ $i -eq 1 ] && reconnected_fds=$(daemon_fds)
+  done
+  port_wanted=
+  [ "$(daemon_fds)" -le "$reconnected_fds" ] ||
+    fail "$listen: $reconnected_fds descriptors after the first reconnect, $(daemon_fds) after the fifth: $(daemon_fd_list)"
   : >"$work/enough"
   wait "$file_pid" || fail "$listen: fio on the file system: $(tail -n 5 "$work/file.log")"
   wait "$raw_pid" || fail "$listen: fio on $nbd: $(tail -n 5 "$work/raw.log")"
