@@ -42,6 +42,7 @@ int Fail(const absl::Status& status) {
   // One line, whatever a library put into its message.
   std::string text(status.message());
   std::replace(text.begin(), text.end(), '\n', ' ');
+  FlushLog();  // What led to it comes first.
   std::fprintf(stderr, "ibnbd-server: %s\n", text.c_str());
   return kExitFailure;
 }
@@ -231,6 +232,7 @@ int RunServer(const Options& options) {
   if (!started.ok()) _exit(Fail(started));
   if (!Serve(options, **process, *signals, succession)) {
     LOG_ERROR("stopped with IOs still executing");
+    FlushLog();
     // Their memory must outlive them: only the kernel can take it down in the right order.
     _exit(kExitFailure);
   }
@@ -252,5 +254,7 @@ int main(int argc, char** argv) {
     return command_line.exit_code;
   }
   ibnbd::InstallLogSink(command_line.options->log_level);
-  return ibnbd::RunServer(*command_line.options);
+  const int exit_code = ibnbd::RunServer(*command_line.options);
+  ibnbd::FlushLog();
+  return exit_code;
 }
