@@ -19,9 +19,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/handover.h"
 #include "base/log.h"
+#include "base/log_writer.h"
 #include "base/process_limits.h"
 #include "base/status_macros.h"
 #include "ibnbd/ibnbd.h"
@@ -40,20 +42,31 @@ using ibnbd::bridge::Bridge;
 using ibnbd::bridge::Inheritance;
 using ibnbd::bridge::ProgramOptions;
 
-void ToStderr(LogLevel level, const std::string& line) {
+// Who reads it may be waiting for one of our volumes.  It is never destroyed.
+ibnbd::LogWriter& Log() {
+  static ibnbd::LogWriter* log = new ibnbd::LogWriter(STDERR_FILENO, "nbd-bridge: warning: ");
+  return *log;
+}
+
+void ToLog(LogLevel level, const std::string& line) {
   static constexpr const char* kNames[] = {"error: ", "warning: ", "", "debug: "};
-  std::fprintf(stderr, "nbd-bridge: %s%s\n", kNames[static_cast<int>(level)], line.c_str());
+  Log().Write(absl::StrCat("nbd-bridge: ", kNames[static_cast<int>(level)], line));
 }
 
 void FromLibrary(void* /*opaque*/, int level, const char* line) {
-  ToStderr(static_cast<LogLevel>(level), line);
+  ToLog(static_cast<LogLevel>(level), line);
 }
+
+// Gives the reader a second to take the last lines.
+void FlushLog() { (void)Log().Flush(absl::Seconds(1)); }
 
 void SetUpLog(int verbosity) {
   const LogLevel level = verbosity == 0   ? LogLevel::kWarn
                          : verbosity == 1 ? LogLevel::kInfo
                                           : LogLevel::kDebug;
-  ibnbd::SetLogSink(ToStderr, level);
+  Log().Start();
+  ibnbd::before_check_fails = FlushLog;
+  ibnbd::SetLogSink(ToLog, level);
   ibnbd_set_log(FromLibrary, nullptr, static_cast<int>(level));
 }
 
@@ -150,6 +163,7 @@ int End(Bridge& bridge, ibnbd::UniqueFd successor) {
 }
 
 int Fail(const absl::Status& status) {
+  FlushLog();  // What led to it comes first.
   std::fprintf(stderr, "nbd-bridge: %s\n", std::string(status.message()).c_str());
   return 1;
 }
@@ -200,5 +214,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   SetUpLog(options->verbosity);
-  return Serve(*options);
+  const int exit_code = Serve(*options);
+  FlushLog();
+  return exit_code;
 }
