@@ -91,10 +91,12 @@ struct Open {
   AccessMode access_mode = AccessMode::kReadWrite;
   std::uint8_t resv1 = 0;
   std::array<char, 255> dev_name{};
-  std::array<std::uint8_t, 3> reserved{};
+  le16 writer_epoch{};  // Extension: OpenRsp's of an earlier opening that goes on.  0: a new one.
+  std::uint8_t reserved = 0;
 };
 static_assert(kIsWireStruct<Open> && sizeof(Open) == 264);
 static_assert(offsetof(Open, access_mode) == 4 && offsetof(Open, dev_name) == 6);
+static_assert(offsetof(Open, writer_epoch) == 261);
 
 struct OpenRsp {
   RnbdHeader header = HeaderOf(RnbdType::kOpenRsp);
@@ -111,8 +113,8 @@ struct OpenRsp {
   le16 secure_discard{};  // Keep 0: a kernel client crashes when it is used.
   std::uint8_t obsolete_rotational = 0;
   std::uint8_t cache_policy = 0;
-  le64 volume_id{};  // Extension: which volume this is, whatever its name.  0: not known.
-  std::array<std::uint8_t, 2> reserved{};
+  le64 volume_id{};     // Extension: which volume this is, whatever its name.  0: not known.
+  le16 writer_epoch{};  // Extension: another one when somebody else has written.  0: not known.
 };
 static_assert(kIsWireStruct<OpenRsp> && sizeof(OpenRsp) == 56);
 static_assert(offsetof(OpenRsp, device_id) == 4 && offsetof(OpenRsp, nsectors) == 8);
@@ -125,6 +127,7 @@ static_assert(offsetof(OpenRsp, physical_block_size) == 36);
 static_assert(offsetof(OpenRsp, logical_block_size) == 38);
 static_assert(offsetof(OpenRsp, max_segments) == 40 && offsetof(OpenRsp, secure_discard) == 42);
 static_assert(offsetof(OpenRsp, cache_policy) == 45 && offsetof(OpenRsp, volume_id) == 46);
+static_assert(offsetof(OpenRsp, writer_epoch) == 54);
 // Of volume_id: the rest is the place, this is which content it has.
 inline constexpr std::uint64_t kVolumeGenerationMask = 0xffff;
 

@@ -130,6 +130,7 @@ absl::StatusOr<MapRequest> MapFrom(Fields& fields) {
   if (!id.empty() && !absl::SimpleHexAtoi(id, &map.volume_id)) {
     fields.Fault("volume_id", "is no hexadecimal number");
   }
+  map.writer_epoch = static_cast<std::uint16_t>(fields.Number("writer_epoch", 0, 0, UINT16_MAX));
   RETURN_IF_ERROR(fields.status());
   return map;
 }

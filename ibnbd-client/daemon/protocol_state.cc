@@ -146,6 +146,7 @@ std::string FormatState(const DaemonState& state) {
     Json json = {{"device", record.node}};
     Put(record.request, &json);
     json["volume_id"] = VolumeIdText(record.request.volume_id);
+    json["writer_epoch"] = record.request.writer_epoch;
     devices.push_back(json);
   }
   Json sessions = Json::array();

@@ -198,6 +198,7 @@ TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
   record.node = "/dev/nbd7";
   record.request = AMapping();
   record.request.volume_id = 0xfedcba9876543210U;
+  record.request.writer_epoch = 0xfedc;
   const auto read = ParseState(FormatState({0x8000000000000001U, {{record, record}, {}}}));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->client_id, 0x8000000000000001U);
@@ -206,6 +207,7 @@ TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
   EXPECT_EQ(first.node, "/dev/nbd7");
   ExpectSame(first.request, record.request);
   EXPECT_EQ(first.request.volume_id, record.request.volume_id);
+  EXPECT_EQ(first.request.writer_epoch, record.request.writer_epoch);
   EXPECT_TRUE(first.request.survives_us);
 }
 

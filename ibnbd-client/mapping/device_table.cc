@@ -100,8 +100,8 @@ absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& requ
 absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
   MappedVolume::Options options;
   options.adopt = adopt;
-  options.before_use = [&](int index, std::uint64_t volume_id) {
-    return WriteDown(slot, index, volume_id);
+  options.before_use = [&](int index, const ibnbd_device_info& volume) {
+    return WriteDown(slot, index, volume);
   };
   const MapRequest request = slot->record.request;
   ASSIGN_OR_RETURN(auto volume, MappedVolume::Map(loops_, sessions_, request, options));
@@ -116,12 +116,17 @@ absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
 }
 
 // Before the device can be used: what nobody has written down, nobody would go on with.
-absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index, std::uint64_t volume_id) {
+absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index,
+                                    const ibnbd_device_info& volume) {
   {
     absl::MutexLock lock(&mutex_);
     slot->record.node = NodeOf(slot->record.request.kind, index);
     slot->record.request.index = index;
-    slot->record.request.volume_id = volume_id;
+    slot->record.request.volume_id = volume.volume_id;
+    // One that the server does not tell now, it may tell the next time.
+    if (volume.writer_epoch != 0) {
+      slot->record.request.writer_epoch = static_cast<std::uint16_t>(volume.writer_epoch);
+    }
     // The session has been told: what it has is written down with it, and may change.
     slot->record.request.wishes = {};
   }
@@ -185,6 +190,7 @@ absl::StatusOr<DeviceReport> DeviceTable::Remap(const std::string& selector,
     return Annotate(status, "remap");
   }
   slot->record.request.volume_id = 0;  // What the server has now is what is asked for.
+  slot->record.request.writer_epoch = 0;
   slot->record.request.timeout_ms = timeout_ms;
   return MapInto(slot);
 }

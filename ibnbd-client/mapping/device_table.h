@@ -28,7 +28,7 @@ namespace ibnbd::client {
 
 // What is written down.
 struct DeviceRecord {
-  MapRequest request;  // index: the device's; volume_id: the volume's.
+  MapRequest request;  // index: the device's; volume_id, writer_epoch: the volume's.
   std::string node;
   // As it was found, if this daemon cannot read it: another one may.  Then no more than the node,
   // the kind and the index (-1: not even these, and the node is "?") and the URI are above.
@@ -115,7 +115,7 @@ class DeviceTable {
   absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot);
   void Drop(const SlotPtr& slot);
   DeviceReport ReportOf(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status WriteDown(const SlotPtr& slot, int index, std::uint64_t volume_id);
+  absl::Status WriteDown(const SlotPtr& slot, int index, const ibnbd_device_info& volume);
   absl::Status Save();
   void SaveOrLog();
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;

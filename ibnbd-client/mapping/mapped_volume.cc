@@ -52,6 +52,7 @@ absl::Status MappedVolume::Open(const Options& how) {
   options.access = request_.access;
   options.open_timeout_ms = request_.timeout_ms;
   options.fail_after_ms = request_.fail_after_ms;
+  options.writer_epoch = request_.writer_epoch;
   const int error =
       ibnbd_device_open(session_, request_.uri.export_name.c_str(), &options, &device_);
   if (error != 0) return ApiStatus(error);
@@ -73,9 +74,7 @@ absl::Status MappedVolume::StartKernelDevice(const Options& how) {
   options.survives_us = request_.survives_us;
   options.owner = sessions_.client_id();
   if (how.before_use) {
-    options.before_use = [&how, &volume](int index) {
-      return how.before_use(index, volume.info.volume_id);
-    };
+    options.before_use = [&how, &volume](int index) { return how.before_use(index, volume.info); };
   }
   const bool ublk = request_.kind == DeviceKind::kUblk;
   const auto start = how.adopt ? (ublk ? AdoptUblkDevice : AdoptNbdDevice)

@@ -35,6 +35,8 @@ struct MapRequest {
   int index = -1;               // The N wanted.
   bool survives_us = false;     // See KernelDeviceOptions.
   std::uint64_t volume_id = 0;  // The one that it must be; 0: any.
+  // In which nobody else may have written since (ibnbd_device_info); 0: it does not matter.
+  std::uint16_t writer_epoch = 0;
   std::uint32_t timeout_ms = 30'000;
 };
 
@@ -43,7 +45,7 @@ class MappedVolume {
   struct Options {
     bool adopt = false;  // Device request.index is there, left by another process.
     // Called when it is known which device of which volume it is, before anybody can use it.
-    std::function<absl::Status(int index, std::uint64_t volume_id)> before_use;
+    std::function<absl::Status(int index, const ibnbd_device_info& volume)> before_use;
   };
   // `loops` and `sessions` outlive it.
   static absl::StatusOr<std::unique_ptr<MappedVolume>> Map(DeviceLoops& loops,

@@ -43,6 +43,10 @@ absl::Status CheckOptions(const char* name, const ibnbd_device_options& options)
   if (options.access > IBNBD_MIGRATION) {
     return absl::InvalidArgumentError(absl::StrCat("unknown access ", options.access));
   }
+  if (options.writer_epoch > UINT16_MAX) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("writer_epoch ", options.writer_epoch, " is none that a device had"));
+  }
   return CheckFailAfter(options.fail_after_ms);
 }
 
@@ -50,20 +54,23 @@ absl::StatusOr<OpenedDevice> OpenOnControl(ibnbd_session& session, const std::st
                                            const ibnbd_device_options& options) {
   const auto mode = static_cast<rnbd::AccessMode>(options.access);
   const rnbd::LossPolicy policy = MakePolicy(options.fail_after_ms);
+  const auto writer_epoch = static_cast<std::uint16_t>(options.writer_epoch);
   rnbd::Client* client = session.client.get();
   const std::size_t queue_count = session.queues.size();
   return CallControl<OpenedDevice>(
       session, options.open_timeout_ms * kNsPerMs,
-      [client, name, mode, policy, queue_count](auto done) {
-        client->OpenDevice(name, mode, policy,
-                           [done, queue_count](const absl::StatusOr<rnbd::Device*>& device) {
-                             if (!device.ok()) return done(device.status());
-                             OpenedDevice opened{*device, (*device)->info(), {}};
-                             for (std::size_t i = 0; i < queue_count; ++i) {
-                               opened.queues.push_back(&(*device)->queue(i));
-                             }
-                             done(std::move(opened));
-                           });
+      [client, name, mode, policy, queue_count, writer_epoch](auto done) {
+        client->OpenDevice(
+            name, mode, policy,
+            [done, queue_count](const absl::StatusOr<rnbd::Device*>& device) {
+              if (!device.ok()) return done(device.status());
+              OpenedDevice opened{*device, (*device)->info(), {}};
+              for (std::size_t i = 0; i < queue_count; ++i) {
+                opened.queues.push_back(&(*device)->queue(i));
+              }
+              done(std::move(opened));
+            },
+            writer_epoch);
       },
       [client](const absl::StatusOr<OpenedDevice>& late) {
         if (late.ok()) client->CloseDevice(late->impl, 0, [] {});
@@ -151,6 +158,7 @@ void FillConstants(const ibnbd_device& device, struct ibnbd_device_info& out) {
               (info.fua ? IBNBD_DEVICE_FUA : 0) |
               (info.secure_erase ? IBNBD_DEVICE_SECURE_ERASE : 0);
   out.volume_id = info.volume_id;
+  out.writer_epoch = info.writer_epoch;
   CopyText(info.name, out.name);
 }
 

@@ -38,8 +38,9 @@ void Client::Start(bool retry, std::function<void(absl::Status)> on_ready) {
   impl_->Start(retry, std::move(on_ready));
 }
 void Client::OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
-                        std::function<void(absl::StatusOr<Device*>)> done) {
-  impl_->OpenDevice(name, mode, policy, std::move(done));
+                        std::function<void(absl::StatusOr<Device*>)> done,
+                        std::uint16_t writer_epoch) {
+  impl_->OpenDevice(name, mode, policy, std::move(done), writer_epoch);
 }
 void Client::CloseDevice(Device* device, std::int64_t deadline_ns, std::function<void()> done) {
   static_cast<DeviceImpl*>(device)->Close(deadline_ns, std::move(done));

@@ -80,7 +80,8 @@ struct DeviceInfo {
   std::uint32_t discard_bytes_max = 0, discard_granularity = 0, discard_alignment = 0;
   std::uint32_t write_zeroes_bytes_max = 0;
   bool secure_erase = false, write_cache = false, fua = false, read_only = false;
-  std::uint64_t volume_id = 0;  // 0: the server does not say.
+  std::uint64_t volume_id = 0;     // 0: the server does not say.
+  std::uint16_t writer_epoch = 0;  // Another one when somebody else has written; 0: not known.
 };
 
 enum class DeviceState : std::uint8_t {
@@ -134,8 +135,11 @@ class Client final : public rtrs::ClientSessionObserver {
   // of the first round if `retry` is false; with `retry` it keeps trying, unless the server refused
   // in a way that trying again cannot mend.  With an error the client is closed() already.
   void Start(bool retry, std::function<void(absl::Status)> on_ready);
+  // `writer_epoch`: DeviceInfo's of an opening that this one goes on with, before a restart of this
+  // program, say; it fails with kFailedPrecondition if somebody else has written since.
   void OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
-                  std::function<void(absl::StatusOr<Device*>)> done);
+                  std::function<void(absl::StatusOr<Device*>)> done,
+                  std::uint16_t writer_epoch = 0);
   // Waits for outstanding IOs at most `deadline_ns` (from now, as in Close()), then resets the path
   // to fence them off and fails them (-ECANCELED); then `done`; then `device` is gone.  Nobody
   // submits to it any more from this call on.  A lane without outstanding IOs need not be polled.

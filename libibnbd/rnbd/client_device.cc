@@ -45,6 +45,11 @@ absl::Status OpenRefusal(const std::string& name, AccessMode mode, int error) {
     return absl::FailedPreconditionError(absl::StrCat(
         "open ", name, ": it was replaced, moved or removed under the running server"));
   }
+  if (error == -EUCLEAN) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "open ", name, ": another client has had it open for writing since; what is held here ",
+        "must not go over what that one wrote"));
+  }
   if (error != -EPERM || mode == AccessMode::kReadOnly) return status;
   return absl::PermissionDeniedError(absl::StrCat(
       status.message(), " (for writing: another client writes it, or it may not be written)"));
@@ -84,13 +89,22 @@ void DeviceImpl::OnReady() {
   StartOpen();
 }
 
+proto::Open DeviceImpl::MakeOpen() const {
+  proto::Open open;
+  open.access_mode = WireMode(mode_);
+  CHECK(proto::SetName(&open.dev_name, name_));  // Client::OpenDevice() has checked it.
+  const bool writes = mode_ != AccessMode::kReadOnly;
+  if (writes && context_.session.limits().peer_is_ibnbd) {
+    open.writer_epoch = proto::le16(writer_epoch_);
+  }
+  return open;
+}
+
 void DeviceImpl::StartOpen() {
   if (!ready_ || open_in_flight_ || gone_) return;
   retry_timer_.Cancel();
   open_in_flight_ = true;
-  proto::Open open;
-  open.access_mode = WireMode(mode_);
-  CHECK(proto::SetName(&open.dev_name, name_));  // Client::OpenDevice() has checked it.
+  const proto::Open open = MakeOpen();
   context_.calls.Start(absl::StrCat("OPEN ", name_), proto::AsBytes(open), sizeof(proto::OpenRsp),
                        [self = shared_from_this()](int error, std::span<const std::byte> reply) {
                          self->OnOpenReply(error, reply);
@@ -121,6 +135,8 @@ void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
     SendClose(device_id_, [] {});
     return OnOpenRefused(status);
   }
+  // A server that does not say leaves us with what we know: the next one may.
+  if (info.writer_epoch != 0) writer_epoch_ = info.writer_epoch;
   if (first) {
     info_ = std::move(info);
     OnFirstOpen();
@@ -147,6 +163,7 @@ absl::Status DeviceImpl::TakeReply(const proto::OpenRsp& reply, DeviceInfo* info
   info->fua = (reply.cache_policy & proto::kCacheFua) != 0;
   info->read_only = mode_ == AccessMode::kReadOnly;
   info->volume_id = limits.peer_is_ibnbd ? reply.volume_id.get() : 0;
+  info->writer_epoch = limits.peer_is_ibnbd ? reply.writer_epoch.get() : std::uint16_t{0};
   if (info->io_size_max == 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("open ", name_, ": a block of ", block, " bytes is more than the ",
@@ -176,6 +193,11 @@ absl::Status DeviceImpl::CheckIdentity(const DeviceInfo& found) const {
     }
     return refuse("volume id", absl::Hex(info_.volume_id, absl::kZeroPad16),
                   absl::Hex(found.volume_id, absl::kZeroPad16));
+  }
+  // The server should have refused.
+  const bool epochs_known = writer_epoch_ != 0 && found.writer_epoch != 0;
+  if (mode_ == AccessMode::kReadWrite && epochs_known && found.writer_epoch != writer_epoch_) {
+    return OpenRefusal(name_, mode_, -EUCLEAN);
   }
   if (found.logical_block_size != info_.logical_block_size) {
     return refuse("block size", info_.logical_block_size, found.logical_block_size);
@@ -211,9 +233,7 @@ void DeviceImpl::Refresh(RefreshDone done) {
   if (state_ != DeviceState::kOpen || !ready_ || open_in_flight_) {
     return done(absl::UnavailableError(absl::StrCat(Name(), " is not open now: ", reason_)));
   }
-  proto::Open open;
-  open.access_mode = WireMode(mode_);
-  CHECK(proto::SetName(&open.dev_name, name_));
+  const proto::Open open = MakeOpen();
   context_.calls.Start(
       absl::StrCat("OPEN ", name_, " again"), proto::AsBytes(open), sizeof(proto::OpenRsp),
       [self = shared_from_this(), done = std::move(done)](

@@ -49,6 +49,8 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
     return has_device_id_ && device_id_ == device_id;
   }
 
+  // Before OnReady(): the epoch of an earlier opening.
+  void GoOnWith(std::uint16_t writer_epoch) { writer_epoch_ = writer_epoch; }
   // The session is up and SESS_INFO is exchanged.
   void OnReady();
   void OnSessionDown(const absl::Status& why);
@@ -61,6 +63,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
 
  private:
   void StartOpen();
+  [[nodiscard]] proto::Open MakeOpen() const;
   void OnOpenReply(int error, std::span<const std::byte> reply);
   absl::Status TakeReply(const proto::OpenRsp& reply, DeviceInfo* info) const;
   absl::Status CheckIdentity(const DeviceInfo& found) const;
@@ -97,6 +100,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   std::vector<std::unique_ptr<DeviceQueueImpl>> queues_;
   std::shared_ptr<WriteLedger> ledger_;  // The queues' too.
   proto::InstanceId instance_{};         // The last known one that had us open.
+  std::uint16_t writer_epoch_ = 0;       // The last known one, in which what we hold was written.
   std::uint32_t generation_ = 0;
   std::uint32_t device_id_ = 0;
   bool ready_ = false;  // Of the session, as OnReady() and OnSessionDown() told.

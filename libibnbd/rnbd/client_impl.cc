@@ -82,7 +82,7 @@ void Client::Impl::GiveUp(const absl::Status& why) {
 }
 
 void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
-                              DeviceImpl::OpenDone done) {
+                              DeviceImpl::OpenDone done, std::uint16_t writer_epoch) {
   absl::Status status;
   if (name.empty() || name.size() > proto::kDeviceNameMax || proto::HasControlCharacter(name)) {
     status = absl::InvalidArgumentError(absl::StrCat("open '", name, "': a name has 1 to ",
@@ -113,6 +113,7 @@ void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const Lo
         if (result.ok()) return done(result);
         done(Annotate(result.status(), absl::StrCat("server ", server)));
       }));
+  devices_.back()->GoOnWith(writer_epoch);
   if (ready_) devices_.back()->OnReady();
 }
 

@@ -28,7 +28,7 @@ class Client::Impl {
 
   void Start(bool retry, std::function<void(absl::Status)> on_ready);
   void OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
-                  DeviceImpl::OpenDone done);
+                  DeviceImpl::OpenDone done, std::uint16_t writer_epoch);
   void ListExports(ListDone done);
   void Ping(PingDone done);
   void Close(std::int64_t deadline_ns, std::function<void()> done);

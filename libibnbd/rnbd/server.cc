@@ -104,8 +104,9 @@ class Server::Impl final : public rtrs::ServerService {
   [[nodiscard]] ServerStats stats() const;
 
   // rtrs::ServerService
-  std::unique_ptr<rtrs::ServerSessionService> OpenSession(const std::string& name) override {
-    return OpenServerSession(context_, name);
+  std::unique_ptr<rtrs::ServerSessionService> OpenSession(
+      const rtrs::ServerSessionInfo& info) override {
+    return OpenServerSession(context_, info);
   }
 
  private:

@@ -16,6 +16,7 @@
 #include "base/memory_provider.h"
 #include "base/socket_address.h"
 #include "rnbd/block_backend.h"
+#include "rnbd/server_writers.h"
 #include "rtrs/port.h"
 
 namespace ibnbd::rnbd {
@@ -28,6 +29,7 @@ struct Export {
   bool read_only = false;  // By configuration or because the volume is.
   std::uint32_t reader_count = 0;
   std::uint32_t writer_count = 0;  // At most 1, or 2 while one of them is migrating.
+  std::shared_ptr<WriterRecord> writers = std::make_shared<WriterRecord>();
 };
 
 // Where names become exports: the program's table, or the search path.  Control thread.

@@ -55,12 +55,12 @@ class SessionHandle final : public rtrs::ServerSessionService {
 }  // namespace
 
 std::unique_ptr<rtrs::ServerSessionService> OpenServerSession(ServerContext& context,
-                                                              const std::string& name) {
-  return std::make_unique<SessionHandle>(std::make_shared<ServerSession>(context, name));
+                                                              const rtrs::ServerSessionInfo& info) {
+  return std::make_unique<SessionHandle>(std::make_shared<ServerSession>(context, info));
 }
 
-ServerSession::ServerSession(ServerContext& context, std::string name)
-    : context_(context), name_(std::move(name)) {
+ServerSession::ServerSession(ServerContext& context, const rtrs::ServerSessionInfo& info)
+    : context_(context), name_(info.name), writer_(WriterOf(info)) {
   context_.sessions.push_back(this);
 }
 
@@ -80,6 +80,7 @@ void ServerSession::Close() {
 }
 
 std::shared_ptr<IoPath> ServerSession::AddPath(const rtrs::ServerPathInfo& info) {
+  peer_is_ibnbd_ = info.peer_is_ibnbd;
   auto path = std::make_shared<IoPath>();
   path->reactors = info.reactors;
   for (std::size_t cid = 0; cid < info.reactors.size(); ++cid) {
@@ -175,7 +176,35 @@ int ServerSession::CheckPlace(const Export& exported) {
   return ErrnoFromStatus(status);
 }
 
-int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request) {
+WriterRecord::Opening ServerSession::OpeningOf(proto::AccessMode mode, std::uint16_t epoch) const {
+  return {.writer = writer_,
+          .epoch = peer_is_ibnbd_ ? epoch : std::uint16_t{0},  // Else it is what was on a stack.
+          .migration = mode == proto::AccessMode::kMigration};
+}
+
+// A client that goes on with what it held, after somebody else has written, would undo that.
+int ServerSession::CheckWriters(const Export& exported, const proto::Open& open) {
+  if (!IsWriter(open.access_mode)) return 0;
+  const int error = exported.writers->Check(OpeningOf(open.access_mode, open.writer_epoch.get()));
+  if (error == 0) return 0;
+  SIM_MARK("server: a writer came back after another one");
+  LogClient(absl::StrCat("open ", exported.name,
+                         ": refused: somebody else has had it open for writing since"));
+  return error;
+}
+
+// Access has been taken, and nothing was written yet.
+int ServerSession::EnterWriters(const Device& device) {
+  if (!IsWriter(device.mode)) return 0;
+  WriterRecord::Opening opening = OpeningOf(device.mode, device.known_epoch);
+  opening.beside_others = device.exported->writer_count > 1;
+  const int error = device.exported->writers->Check(opening);
+  if (error == 0) device.exported->writers->Enter(opening);
+  return error;
+}
+
+int ServerSession::StartOpen(const proto::Open& open, IoRequest& request) {
+  const std::string name(proto::NameOf(open.dev_name));
   if (devices_.size() >= context_.options->devices_per_session_max) return -EMFILE;
   auto found = context_.provider->Find(name_, name);
   if (!found.ok()) {
@@ -183,17 +212,19 @@ int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, Io
     return ErrnoFromStatus(found.status());
   }
   int error = CheckPlace(**found);
-  if (error == 0) error = TakeAccess(**found, mode);
+  if (error == 0) error = CheckWriters(**found, open);
+  if (error == 0) error = TakeAccess(**found, open.access_mode);
   if (error != 0) return error;
   (*found)->backend->RefreshSize();
   const std::uint32_t id = NewId();
   Device& device = devices_[id];
   device.name = name;
-  device.mode = mode;
+  device.mode = open.access_mode;
+  device.known_epoch = open.writer_epoch.get();
   device.exported = *found;
   context_.exports->Acquire(*std::move(found), [self = shared_from_this(), id,
-                                                &request](absl::StatusOr<OpenExport*> open) {
-    self->OnExportReady(id, request, std::move(open));
+                                                &request](absl::StatusOr<OpenExport*> ready) {
+    self->OnExportReady(id, request, std::move(ready));
   });
   return 1;
 }
@@ -202,23 +233,29 @@ int ServerSession::StartOpen(const std::string& name, proto::AccessMode mode, Io
 void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
                                   absl::StatusOr<OpenExport*> open) {
   Device& device = devices_.at(id);
-  if (!open.ok()) {
-    LogClient(absl::StrCat("open ", device.name, ": ", open.status().message()));
+  int error = ErrnoFromStatus(open.status());
+  if (error != 0) LogClient(absl::StrCat("open ", device.name, ": ", open.status().message()));
+  if (error == 0) {
+    device.open = *open;
+    error = EnterWriters(device);
+  }
+  if (error != 0) {
     GiveBack(device);
     devices_.erase(id);
-    return request.Complete(ErrnoFromStatus(open.status()));
+    return request.Complete(error);
   }
-  device.open = *open;
   InstallEverywhere(id,
                     [self = shared_from_this(), id, &request] { self->FinishOpen(id, request); });
 }
 
 // A device of the same name is open: the same id again, with more rights and a larger size if there
 // are to be had.
-int ServerSession::Reopen(Devices::iterator found, proto::AccessMode mode, IoRequest& request) {
+int ServerSession::Reopen(Devices::iterator found, const proto::Open& open, IoRequest& request) {
+  const proto::AccessMode mode = open.access_mode;
   Device& device = found->second;
   if (device.state != Device::State::kOpen) return -EBUSY;
   if (const int error = CheckPlace(*device.exported); error != 0) return error;
+  if (const int error = CheckWriters(*device.exported, open); error != 0) return error;
   device.exported->backend->RefreshSize();
   const bool grown = device.size_bytes != device.exported->backend->geometry().size_bytes;
   const bool upgraded = IsWriter(mode) && !IsWriter(device.mode);
@@ -231,6 +268,8 @@ int ServerSession::Reopen(Devices::iterator found, proto::AccessMode mode, IoReq
     if (error != 0) return error;
     ReturnAccess(*device.exported, device.mode);
     device.mode = mode;
+    device.known_epoch = open.writer_epoch.get();
+    (void)EnterWriters(device);  // It was asked just now.
   }
   device.state = Device::State::kOpening;
   InstallEverywhere(found->first, [self = shared_from_this(), id = found->first, &request] {

@@ -42,7 +42,7 @@ struct IoPath {
 class ServerSession final : public ControlMessageHandler,
                             public std::enable_shared_from_this<ServerSession> {
  public:
-  ServerSession(ServerContext& context, std::string name);
+  ServerSession(ServerContext& context, const rtrs::ServerSessionInfo& info);
 
   // The session is gone and nothing of it executes (V2): gives everything back.
   void Close();
@@ -66,6 +66,7 @@ class ServerSession final : public ControlMessageHandler,
     State state = State::kOpening;
     std::string name;
     proto::AccessMode mode = proto::AccessMode::kReadOnly;
+    std::uint16_t known_epoch = 0;     // As the client said when it opened it.
     std::shared_ptr<Export> exported;  // Whose counters hold us; null once they do not.
     bool revoke_pending = false;       // Taken away while it was being opened.
     bool forget = false;               // Revoked and opened anew: nobody will close this id.
@@ -80,9 +81,12 @@ class ServerSession final : public ControlMessageHandler,
   int OnClose(IoRequest& request);
   int OnList(IoRequest& request);
   int OnFencePath(IoRequest& request, rtrs::PathFencer& fencer);
-  int Reopen(Devices::iterator device, proto::AccessMode mode, IoRequest& request);
+  int Reopen(Devices::iterator device, const proto::Open& open, IoRequest& request);
   int CheckPlace(const Export& exported);
-  int StartOpen(const std::string& name, proto::AccessMode mode, IoRequest& request);
+  int CheckWriters(const Export& exported, const proto::Open& open);
+  [[nodiscard]] WriterRecord::Opening OpeningOf(proto::AccessMode mode, std::uint16_t epoch) const;
+  int StartOpen(const proto::Open& open, IoRequest& request);
+  int EnterWriters(const Device& device);
   void OnExportReady(std::uint32_t id, IoRequest& request, absl::StatusOr<OpenExport*> open);
   void FinishOpen(std::uint32_t id, IoRequest& request);
   [[nodiscard]] std::uint32_t NewId();
@@ -100,6 +104,8 @@ class ServerSession final : public ControlMessageHandler,
 
   ServerContext& context_;
   const std::string name_;
+  const std::uint64_t writer_;  // WriterOf() us.
+  bool peer_is_ibnbd_ = false;  // As of its first path; all are the same client's.
   bool closed_ = false;
   Devices devices_;  // By id.
   std::uint32_t next_id_ = 0;
@@ -108,6 +114,6 @@ class ServerSession final : public ControlMessageHandler,
 
 // What rtrs/ holds of a session.
 std::unique_ptr<rtrs::ServerSessionService> OpenServerSession(ServerContext& context,
-                                                              const std::string& name);
+                                                              const rtrs::ServerSessionInfo& info);
 
 }  // namespace ibnbd::rnbd

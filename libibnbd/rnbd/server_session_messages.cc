@@ -125,9 +125,9 @@ int ServerSession::OnOpen(IoRequest& request) {
   ForgetRevoked(name);
   for (auto device = devices_.begin(); device != devices_.end(); ++device) {
     if (device->second.name != name || device->second.state == Device::State::kRevoked) continue;
-    return Reopen(device, open.access_mode, request);
+    return Reopen(device, open, request);
   }
-  return StartOpen(name, open.access_mode, request);
+  return StartOpen(open, request);
 }
 
 void ServerSession::FinishOpen(std::uint32_t id, IoRequest& request) {
@@ -141,8 +141,12 @@ void ServerSession::FinishOpen(std::uint32_t id, IoRequest& request) {
   const Geometry& geometry = device.exported->backend->geometry();
   LogClient(
       absl::StrCat("device ", device.name, " open as ", id, IsWriter(device.mode) ? " rw" : " ro"));
-  request.Complete(Answer(request, MakeOpenRsp(id, geometry, device.exported->read_only,
-                                               context_.options->io_size_max)));
+  proto::OpenRsp response =
+      MakeOpenRsp(id, geometry, device.exported->read_only, context_.options->io_size_max);
+  if (peer_is_ibnbd_ && IsWriter(device.mode)) {
+    response.writer_epoch = proto::le16(device.exported->writers->epoch());
+  }
+  request.Complete(Answer(request, response));
 }
 
 int ServerSession::OnClose(IoRequest& request) {

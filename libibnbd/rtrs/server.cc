@@ -94,7 +94,8 @@ absl::Status Server::OnPathNamed(ServerPath& path, const proto::InfoReq& info) {
   session.name = name;
   session.client_id = info.client_id.get();
   session.incarnation = info.incarnation.get();
-  session.service = service_.OpenSession(name);
+  session.service = service_.OpenSession(
+      {.name = name, .client_id = session.client_id, .paths_uuid = path.request().paths_uuid});
   session.fence = std::make_unique<ChunkFence>(options_.path.geometry.queue_depth);
   ++stats_.sessions;
   ++stats_.sessions_total;

@@ -119,11 +119,17 @@ class ServerSessionService {
   [[nodiscard]] virtual std::uint32_t device_count() const = 0;
 };
 
+struct ServerSessionInfo {
+  std::string name;             // Never empty.
+  std::uint64_t client_id = 0;  // Says who it is over restarts of its process; 0: it does not.
+  proto::Uuid paths_uuid{};     // Random, the client's; one session's.
+};
+
 class ServerService {
  public:
   virtual ~ServerService() = default;
   // A session's first path has introduced itself.  Never null.
-  virtual std::unique_ptr<ServerSessionService> OpenSession(const std::string& name) = 0;
+  virtual std::unique_ptr<ServerSessionService> OpenSession(const ServerSessionInfo& info) = 0;
 };
 
 }  // namespace ibnbd::rtrs

@@ -87,6 +87,30 @@ else
   echo "no user.* attributes here: restored content is not noticed"
 fi
 
+# Another client has the volume while ours is away (it is stopped, and what the server knew of it is gone): what ours holds then does
+# not go over what the other one has written.
+held_pid=$bridge_pid held_socket=$socket held_log=${socket%.sock}.log
+kill -STOP "$held_pid"
+kill -KILL "$server_pid"
+wait "$server_pid" 2>/dev/null
+start_server --config "$work/server.toml"
+start_bridge "$uri/vol"
+write 9 || fail "the other client: write: $(cat "$work/write.log")"
+stop "$bridge_pid"
+kill -CONT "$held_pid"
+bridge_pid=$held_pid socket=$held_socket
+write 10 &
+writer=$!
+wait_for 30 grep -q "another client has had it open for writing" "$held_log" || fail "not held: $(cat "$held_log")"
+wait_for 30 grep -q "refused: somebody else has had it open for writing since" "$server_log" || fail "the server does not say so"
+alive "$writer" || fail "the write was not held: $(cat "$work/write.log")"
+pattern 9 "$work/vol.img" || fail "what was held went over what the other client has written"
+kill -KILL "$held_pid"
+wait "$held_pid" "$writer" 2>/dev/null
+start_bridge "$uri/vol"
+write 10 || fail "write: $(cat "$work/write.log")"
+pattern 10 "$work/vol.img" || fail "the write is not in the volume"
+
 # Under the running server.  Who has it open goes on with the old file; the new one is not touched.
 truncate -s $size "$work/new.img"
 ln "$work/vol.img" "$work/old.img"

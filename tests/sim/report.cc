@@ -39,6 +39,7 @@ constexpr const char* kStormMarks[] = {
     "server: reconnect waits for the fence",
     "server: revoked device forgotten",
     "server: stop broke off what did not drain",
+    "server: a writer came back after another one",
     "server: waited for a name",
     "server: waited for the session before",
 };

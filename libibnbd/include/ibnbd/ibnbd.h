@@ -214,11 +214,15 @@ struct ibnbd_device_options {
   uint32_t open_timeout_ms;
   /* Loss policy: how long IOs are held when the server is lost; -1: for ever. */
   int64_t fail_after_ms;
-  uint64_t reserved[4];
+  /* For a program that was started again, under the session name and client_id that it had, and
+   * repeats IOs of its former process: the writer_epoch of the device that it goes on with.  The
+   * open fails if somebody else has had the volume open for writing since.  0: nothing to repeat. */
+  uint64_t writer_epoch;
+  uint64_t reserved[3];
 };
 #define IBNBD_DEVICE_OPTIONS_INIT                                                    \
   {                                                                                  \
-    sizeof(struct ibnbd_device_options), IBNBD_READ_WRITE, 30000, -1, { 0, 0, 0, 0 } \
+    sizeof(struct ibnbd_device_options), IBNBD_READ_WRITE, 30000, -1, 0, { 0, 0, 0 } \
   }
 int ibnbd_device_open(ibnbd_session* session, const char* name,
                       const struct ibnbd_device_options* options, ibnbd_device** out);
@@ -240,7 +244,8 @@ struct ibnbd_device_info {
   uint64_t volume_id;                                           /* 0: the server does not say. */
   char name[256];
   char state_reason[256]; /* What it waits for; "" if nothing. */
-  uint64_t reserved[4];
+  uint64_t writer_epoch;  /* As it was opened; see ibnbd_device_options.  0: not known. */
+  uint64_t reserved[3];
 };
 #define IBNBD_DEVICE_READ_ONLY 1u
 #define IBNBD_DEVICE_WRITE_CACHE 2u

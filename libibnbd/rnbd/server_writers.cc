@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rnbd/server_writers.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <span>
+
+#include "base/check.h"
+
+namespace ibnbd::rnbd {
+namespace {
+
+std::uint64_t Mix(std::uint64_t hash, std::span<const std::byte> bytes) {  // FNV-1a.
+  for (const std::byte byte : bytes) {
+    hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+}  // namespace
+
+std::uint64_t WriterOf(const rtrs::ServerSessionInfo& session) {
+  std::uint64_t hash = Mix(0xcbf29ce484222325u, std::as_bytes(std::span(session.name)));
+  hash = session.client_id != 0 ? Mix(hash, std::as_bytes(std::span(&session.client_id, 1)))
+                                : Mix(hash, std::as_bytes(std::span(session.paths_uuid)));
+  return std::max<std::uint64_t>(hash, 1);
+}
+
+bool WriterRecord::Has(std::uint64_t writer) const {
+  return std::find(writers_.begin(), writers_.end(), writer) != writers_.end();
+}
+
+int WriterRecord::Check(const Opening& opening) const {
+  if (opening.migration || opening.epoch == 0 || epoch_ == 0) return 0;
+  return opening.epoch == epoch_ && Has(opening.writer) ? 0 : -EUCLEAN;
+}
+
+void WriterRecord::Enter(const Opening& opening) {
+  DCHECK(Check(opening) == 0 && opening.writer != 0);
+  // Who begins anew does not go on with what was agreed with the others of a migration.
+  const bool alone = writers_ == decltype(writers_){opening.writer};
+  const bool goes_on = opening.epoch == 0 ? alone : opening.epoch == epoch_ && Has(opening.writer);
+  if (epoch_ == 0) {
+    // The past is not known.  Who was here before goes on; a new one gets a number that hardly
+    // anybody has from a server before us.
+    const auto drawn = static_cast<std::uint16_t>(opening.writer ^ (opening.writer >> 32));
+    epoch_ = opening.epoch != 0 ? opening.epoch : std::max<std::uint16_t>(drawn, 1);
+    writers_ = {opening.writer};
+  } else if (opening.beside_others) {
+    if (Has(opening.writer)) return;
+    std::shift_right(writers_.begin(), writers_.end(), 1);
+    writers_.front() = opening.writer;
+  } else if (!goes_on) {
+    epoch_ = epoch_ == UINT16_MAX ? 1 : static_cast<std::uint16_t>(epoch_ + 1);
+    writers_ = {opening.writer};
+  }
+}
+
+}  // namespace ibnbd::rnbd
