@@ -17,6 +17,9 @@ namespace {
 // held.
 constexpr std::int64_t kFindLockWaitNs = 100 * kNsPerMs;
 
+// Beyond that, of volumes that nobody has open, it is forgotten who wrote them.
+constexpr std::size_t kWritersMax = 16384;
+
 std::shared_ptr<rnbd::Export> MakeExport(const std::string& name, bool read_only,
                                          std::unique_ptr<rnbd::Backend> backend) {
   auto exported = std::make_shared<rnbd::Export>();
@@ -49,6 +52,7 @@ absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::strin
   auto exported = MakeExport(export_name, false, std::make_unique<FileBackend>(*std::move(volume)));
   LOG_INFO("export ", export_name, " for session ", session_name, ": ",
            exported->backend->Describe());
+  exported->writers = WritersOf(absl::StrCat("found ", identity.device, " ", identity.inode));
   found_[identity] = {session_name, exported};
   return exported;
 }
@@ -63,6 +67,15 @@ std::vector<std::shared_ptr<rnbd::Export>> ExportTable::List(const std::string& 
   return result;
 }
 
+std::shared_ptr<rnbd::WriterRecord> ExportTable::WritersOf(const std::string& source) {
+  if (writers_.size() >= kWritersMax) {
+    std::erase_if(writers_, [](const auto& item) { return item.second.use_count() == 1; });
+  }
+  std::shared_ptr<rnbd::WriterRecord>& record = writers_[source];
+  if (record == nullptr) record = std::make_shared<rnbd::WriterRecord>();
+  return record;
+}
+
 void ExportTable::DropUnusedFinds() {
   std::erase_if(found_, [](const auto& item) { return item.second.exported.expired(); });
 }
@@ -71,6 +84,7 @@ void ExportTable::Add(const ExportSpec& spec, std::unique_ptr<rnbd::Backend> bac
   const auto exported = MakeExport(spec.name, spec.read_only, std::move(backend));
   LOG_INFO("export ", spec.name, ": ", exported->backend->Describe(),
            spec.read_only && !exported->backend->geometry().read_only ? ", read-only" : "");
+  exported->writers = WritersOf(absl::StrCat("export ", spec.name, " ", spec.source));
   CHECK(entries_.emplace(spec.name, Entry{spec, exported}).second);
 }
 

@@ -52,10 +52,14 @@ class ExportTable final : public rnbd::ExportProvider {
     std::weak_ptr<rnbd::Export> exported;
   };
   void DropUnusedFinds();
+  // Of a volume that may have been open before, and was let go meanwhile: who wrote it is not
+  // forgotten.
+  std::shared_ptr<rnbd::WriterRecord> WritersOf(const std::string& source);
 
   const std::optional<SearchPath> search_path_;
   std::map<std::string, Entry> entries_;
   std::map<SearchPath::Identity, Found> found_;
+  std::map<std::string, std::shared_ptr<rnbd::WriterRecord>> writers_;
 };
 
 }  // namespace ibnbd

@@ -118,6 +118,24 @@ TEST_F(ExportTableTest, TheSearchPathGivesOneExportPerVolumeAndForgetsUnusedOnes
   EXPECT_TRUE(table.Find("bob", "alias").ok());  // Opened anew; the lock was let go.
 }
 
+TEST_F(ExportTableTest, WhoWroteAVolumeIsNotForgottenWhenItIsLetGo) {
+  dir_.MakeFile("disk", 4096);
+  dir_.MakeFile("other", 4096);
+  ExportTable table(*SearchPath::Parse(dir_.path()));
+  const auto writers = [&](const char* name) { return (*table.Find("bob", name))->writers; };
+  const rnbd::WriterRecord* disk = writers("disk").get();
+  EXPECT_EQ(writers("disk").get(), disk);  // Another export by now, but the same volume.
+  EXPECT_NE(writers("other").get(), disk);
+  Add(table, Spec("a"));
+  const rnbd::WriterRecord* a = writers("a").get();
+  (void)table.Remove("a");
+  Add(table, Spec("a"));
+  EXPECT_EQ(writers("a").get(), a);
+  (void)table.Remove("a");
+  Add(table, Spec("a", "mem:2M"));
+  EXPECT_NE(writers("a").get(), a);
+}
+
 TEST_F(ExportTableTest, NamedExportsComeBeforeTheSearchPath) {
   dir_.MakeFile("disk", 4096);
   ExportTable table(*SearchPath::Parse(dir_.path()));
