@@ -2,7 +2,9 @@
 // Devices: opening, closing, asking.  Any thread of the application; what happens inside lambdas
 // given to Post() or CallControl() happens on the control thread or on a queue's.
 #include <algorithm>
+#include <bit>
 #include <cerrno>
+#include <cstring>
 
 #include "absl/strings/match.h"
 #include "base/status_macros.h"
@@ -50,6 +52,12 @@ absl::Status CheckOptions(const char* name, const ibnbd_device_options& options)
   return CheckFailAfter(options.fail_after_ms);
 }
 
+OpenedDevice Opened(rnbd::Device& device, std::size_t queue_count) {
+  OpenedDevice opened{&device, device.info(), {}};
+  for (std::size_t i = 0; i < queue_count; ++i) opened.queues.push_back(&device.queue(i));
+  return opened;
+}
+
 absl::StatusOr<OpenedDevice> OpenOnControl(ibnbd_session& session, const std::string& name,
                                            const ibnbd_device_options& options) {
   const auto mode = static_cast<rnbd::AccessMode>(options.access);
@@ -64,11 +72,7 @@ absl::StatusOr<OpenedDevice> OpenOnControl(ibnbd_session& session, const std::st
             name, mode, policy,
             [done, queue_count](const absl::StatusOr<rnbd::Device*>& device) {
               if (!device.ok()) return done(device.status());
-              OpenedDevice opened{*device, (*device)->info(), {}};
-              for (std::size_t i = 0; i < queue_count; ++i) {
-                opened.queues.push_back(&(*device)->queue(i));
-              }
-              done(std::move(opened));
+              done(Opened(**device, queue_count));
             },
             writer_epoch);
       },
@@ -88,6 +92,15 @@ std::unique_ptr<ibnbd_device> MakeDevice(ibnbd_session& session, const OpenedDev
   device->lanes = std::make_unique<ibnbd_device::Lane[]>(opened.queues.size());
   for (std::size_t i = 0; i < opened.queues.size(); ++i) device->lanes[i].queue = opened.queues[i];
   return device;
+}
+
+ibnbd_device* Keep(ibnbd_session& session, const OpenedDevice& opened, std::uint32_t access) {
+  auto device = MakeDevice(session, opened, access);
+  ibnbd_device* handle = device.get();
+  RememberHandle(handle);
+  const std::lock_guard<std::mutex> lock(session.mutex);
+  session.devices.push_back(std::move(device));
+  return handle;
 }
 
 // After this no queue submits to rnbd for the device any more, except pieces of bounced IOs.  True
@@ -143,6 +156,60 @@ std::uint32_t StateOf(rnbd::DeviceState state) {
   return IBNBD_STATE_CLOSED;
 }
 
+rnbd::DevicePast PastOf(const struct ibnbd_device_info& was) {
+  rnbd::DevicePast past;
+  rnbd::DeviceInfo& info = past.info;
+  info.name = was.name;
+  info.size_bytes = was.size;
+  info.logical_block_size = was.logical_block_size;
+  info.physical_block_size = was.physical_block_size;
+  info.io_size_max = was.io_size_max;
+  info.discard_bytes_max = was.discard_max;
+  info.discard_granularity = was.discard_granularity;
+  info.discard_alignment = was.discard_alignment;
+  info.write_zeroes_bytes_max = was.write_zeroes_max;
+  info.secure_erase = (was.flags & IBNBD_DEVICE_SECURE_ERASE) != 0;
+  info.write_cache = (was.flags & IBNBD_DEVICE_WRITE_CACHE) != 0;
+  info.fua = (was.flags & IBNBD_DEVICE_FUA) != 0;
+  info.volume_id = was.volume_id;
+  info.writer_epoch = static_cast<std::uint16_t>(was.writer_epoch);
+  std::copy(std::begin(was.server_instance), std::end(was.server_instance),
+            past.server_instance.begin());
+  past.held_ns = static_cast<std::int64_t>(was.held_ms) * kNsPerMs;
+  return past;
+}
+
+// What a file says, perhaps, that somebody else wrote.
+absl::Status CheckPast(const struct ibnbd_device_info& was) {
+  const std::uint32_t block = was.logical_block_size;
+  const auto whole = [block](std::uint64_t bytes) { return bytes % block == 0; };
+  const bool sane = block >= 512 && block <= 65536 && std::has_single_bit(block) &&
+                    was.size / 512 <= INT64_MAX / 512 && whole(was.size) &&
+                    was.physical_block_size >= block && was.io_size_max >= block &&
+                    whole(was.io_size_max) && whole(was.discard_max) &&
+                    whole(was.write_zeroes_max) && was.writer_epoch <= UINT16_MAX &&
+                    was.held_ms <= INT64_MAX / kNsPerMs / 2 &&
+                    std::memchr(was.name, 0, sizeof was.name) != nullptr;
+  if (sane) return absl::OkStatus();
+  return absl::InvalidArgumentError("what the device was cannot be right");
+}
+
+absl::StatusOr<OpenedDevice> ResumeOnControl(ibnbd_session& session,
+                                             const struct ibnbd_device_info& was,
+                                             const ibnbd_device_options& options) {
+  rnbd::Client* client = session.client.get();
+  return CallControl<OpenedDevice>(
+      session, kLocalAnswerNs,
+      [client, past = PastOf(was), mode = static_cast<rnbd::AccessMode>(options.access),
+       policy = MakePolicy(options.fail_after_ms), count = session.queues.size()](auto done) {
+        const auto device = client->ResumeDevice(past, mode, policy);
+        done(device.ok() ? absl::StatusOr<OpenedDevice>(Opened(**device, count)) : device.status());
+      },
+      [client](const absl::StatusOr<OpenedDevice>& late) {
+        if (late.ok()) client->CloseDevice(late->impl, 0, [] {});
+      });
+}
+
 void FillConstants(const ibnbd_device& device, struct ibnbd_device_info& out) {
   const rnbd::DeviceInfo& info = device.info;
   out.size = device.size_bytes.load(std::memory_order_relaxed);
@@ -160,6 +227,23 @@ void FillConstants(const ibnbd_device& device, struct ibnbd_device_info& out) {
   out.volume_id = info.volume_id;
   out.writer_epoch = info.writer_epoch;
   CopyText(info.name, out.name);
+}
+
+// Control thread.
+void FillState(const ibnbd_device& device, struct ibnbd_device_info& out) {
+  if (device.closing.load()) {
+    out.state = IBNBD_STATE_CLOSED;
+    return CopyText("closed", out.state_reason);
+  }
+  out.state = StateOf(device.impl->state());
+  CopyText(device.impl->state_reason(), out.state_reason);
+  const rnbd::DevicePast past = device.impl->past();
+  std::copy(past.server_instance.begin(), past.server_instance.end(), out.server_instance);
+  out.writer_epoch = past.info.writer_epoch;
+  // What is held is held for longer than nothing.
+  if (past.held_ns > 0) {
+    out.held_ms = static_cast<std::uint64_t>((past.held_ns + kNsPerMs - 1) / kNsPerMs);
+  }
 }
 
 std::uint32_t OpOf(rnbd::IoOp op) {
@@ -220,11 +304,26 @@ int ibnbd_device_open(ibnbd_session* session, const char* name,
     return Fail(
         kCall, ibnbd::Annotate(opened.status(), absl::StrCat("open ", name, " on ", session->uri)));
   }
-  auto device = ibnbd::capi::MakeDevice(*session, *opened, chosen.access);
-  *out = device.get();
-  ibnbd::capi::RememberHandle(device.get());
-  const std::lock_guard<std::mutex> lock(session->mutex);
-  session->devices.push_back(std::move(device));
+  *out = ibnbd::capi::Keep(*session, *opened, chosen.access);
+  return Succeed();
+}
+
+int ibnbd_device_resume(ibnbd_session* session, const struct ibnbd_device_info* was,
+                        const struct ibnbd_device_options* options, ibnbd_device** out) {
+  constexpr char kCall[] = "ibnbd_device_resume";
+  if (out == nullptr) return Fail(-EINVAL, "%s: the place for the device is NULL", kCall);
+  *out = nullptr;
+  if (const int error = ibnbd::capi::CheckSession(kCall, session)) return error;
+  if (was == nullptr) return Fail(-EINVAL, "%s: what it was is NULL", kCall);
+  if (const int error = ibnbd::capi::CheckInfo(kCall, was)) return error;
+  ibnbd_device_options chosen = IBNBD_DEVICE_OPTIONS_INIT;
+  if (const int error = ibnbd::capi::CopyOptions(kCall, options, chosen)) return error;
+  absl::Status status = ibnbd::capi::CheckPast(*was);
+  if (status.ok()) status = ibnbd::capi::CheckOptions(was->name, chosen);
+  if (!status.ok()) return Fail(kCall, status);
+  const auto opened = ibnbd::capi::ResumeOnControl(*session, *was, chosen);
+  if (!opened.ok()) return Fail(kCall, opened.status());
+  *out = ibnbd::capi::Keep(*session, *opened, chosen.access);
   return Succeed();
 }
 
@@ -307,18 +406,12 @@ int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out) {
   struct ibnbd_device_info filled = {};
   filled.struct_size = sizeof filled;
   ibnbd::capi::FillConstants(*device, filled);
-  using State = std::pair<ibnbd::rnbd::DeviceState, std::string>;
-  auto state =
-      CallControl<State>(*device->session, ibnbd::capi::kLocalAnswerNs, [device](auto done) {
-        if (device->closing.load()) {
-          done(State(ibnbd::rnbd::DeviceState::kClosed, "closed"));
-        } else {
-          done(State(device->impl->state(), device->impl->state_reason()));
-        }
-      });
-  if (!state.ok()) return Fail(kCall, state.status());
-  filled.state = ibnbd::capi::StateOf(state->first);
-  ibnbd::capi::CopyText(state->second, filled.state_reason);
-  *out = filled;
+  auto now = CallControl<struct ibnbd_device_info>(*device->session, ibnbd::capi::kLocalAnswerNs,
+                                                   [device, filled](auto done) mutable {
+                                                     ibnbd::capi::FillState(*device, filled);
+                                                     done(filled);
+                                                   });
+  if (!now.ok()) return Fail(kCall, now.status());
+  *out = *now;
   return Succeed();
 }

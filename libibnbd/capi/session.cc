@@ -26,8 +26,8 @@ namespace ibnbd::capi {
 namespace {
 
 constexpr std::uint32_t kQueuesMax = 64;
-constexpr std::uint32_t kFlagsKnown =
-    IBNBD_SESSION_RETRY | IBNBD_SESSION_ONE_THREAD | IBNBD_SESSION_PATHS_ONLY;
+constexpr std::uint32_t kFlagsKnown = IBNBD_SESSION_RETRY | IBNBD_SESSION_ONE_THREAD |
+                                      IBNBD_SESSION_PATHS_ONLY | IBNBD_SESSION_NO_WAIT;
 constexpr std::uint32_t kDeadAfterMsMin = 1000;
 constexpr std::uint32_t kDeadAfterMsMax = 3'600'000;
 constexpr std::size_t kNameSizeMax = 255;
@@ -190,6 +190,10 @@ absl::Status StartControlThread(ibnbd_session& session) {
 }
 
 absl::Status Connect(ibnbd_session& session, const ibnbd_session_options& options) {
+  if ((options.flags & IBNBD_SESSION_NO_WAIT) != 0) {
+    session.control->Post([&session] { session.client->Start(true, nullptr); });
+    return absl::OkStatus();
+  }
   const bool retry = (options.flags & IBNBD_SESSION_RETRY) != 0;
   return CallControlForStatus(
       session, options.connect_timeout_ms * kNsPerMs,
@@ -230,7 +234,9 @@ absl::StatusOr<std::unique_ptr<ibnbd_session>> Open(const char* uri_text,
   ASSIGN_OR_RETURN(std::vector<rtrs::PathOptions> paths, PathsOf(uri, options));
   ASSIGN_OR_RETURN(session->fabric, OpenFabric(uri.scheme));
   session->finder = std::make_unique<PathFinder>(*session->fabric);
-  RETURN_IF_ERROR(session->finder->FindNow(paths, options.connect_timeout_ms * kNsPerMs));
+  if ((options.flags & IBNBD_SESSION_NO_WAIT) == 0) {
+    RETURN_IF_ERROR(session->finder->FindNow(paths, options.connect_timeout_ms * kNsPerMs));
+  }
   absl::Status status = Build(*session, options, std::move(paths));
   if (status.ok()) status = StartControlThread(*session);
   if (status.ok()) session->finder->SetControl(session->control.get());

@@ -42,6 +42,10 @@ void Client::OpenDevice(const std::string& name, AccessMode mode, const LossPoli
                         std::uint16_t writer_epoch) {
   impl_->OpenDevice(name, mode, policy, std::move(done), writer_epoch);
 }
+absl::StatusOr<Device*> Client::ResumeDevice(const DevicePast& past, AccessMode mode,
+                                             const LossPolicy& policy) {
+  return impl_->ResumeDevice(past, mode, policy);
+}
 void Client::CloseDevice(Device* device, std::int64_t deadline_ns, std::function<void()> done) {
   static_cast<DeviceImpl*>(device)->Close(deadline_ns, std::move(done));
 }

@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "base/intrusive_list.h"
 #include "base/socket_address.h"
+#include "proto/rnbd.h"
 #include "rtrs/client_session.h"
 
 namespace ibnbd::rnbd {
@@ -84,6 +85,13 @@ struct DeviceInfo {
   std::uint16_t writer_epoch = 0;  // Another one when somebody else has written; 0: not known.
 };
 
+// A device as a process knew it, for the next one, which goes on with it.
+struct DevicePast {
+  DeviceInfo info;
+  proto::InstanceId server_instance{};  // That had it open last; zero: not known.
+  std::int64_t held_ns = 0;             // How long its IOs have been waiting for the server.
+};
+
 enum class DeviceState : std::uint8_t {
   kOpening,  // Waits for the server's first answer to OPEN.
   kOpen,     // IOs flow.
@@ -133,13 +141,20 @@ class Client final : public rtrs::ClientSessionObserver {
   // --- On the control thread.  Callbacks come there too, exactly once. ---
   // Starts connecting.  `on_ready` gets OK when the session is up for the first time, or the error
   // of the first round if `retry` is false; with `retry` it keeps trying, unless the server refused
-  // in a way that trying again cannot mend.  With an error the client is closed() already.
+  // in a way that trying again cannot mend.  With an error the client is closed() already.  Null:
+  // it keeps trying whatever happens.
   void Start(bool retry, std::function<void(absl::Status)> on_ready);
   // `writer_epoch`: DeviceInfo's of an opening that this one goes on with, before a restart of this
   // program, say; it fails with kFailedPrecondition if somebody else has written since.
   void OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
                   std::function<void(absl::StatusOr<Device*>)> done,
                   std::uint16_t writer_epoch = 0);
+  // The device that another process had, and left with IOs that may or may not have been answered:
+  // it takes them at once, holds them, and opens it when the server is there and has the same
+  // volume (C2).  What the other one wrote may not be flushed (C5).  Time for the loss policy runs
+  // since `past` says; if it is over already, what is waiting fails before anything is sent.
+  absl::StatusOr<Device*> ResumeDevice(const DevicePast& past, AccessMode mode,
+                                       const LossPolicy& policy);
   // Waits for outstanding IOs at most `deadline_ns` (from now, as in Close()), then resets the path
   // to fence them off and fails them (-ECANCELED); then `done`; then `device` is gone.  Nobody
   // submits to it any more from this call on.  A lane without outstanding IOs need not be polled.
@@ -182,6 +197,7 @@ class Device {
   // Control thread.
   [[nodiscard]] virtual DeviceState state() const = 0;
   [[nodiscard]] virtual std::string state_reason() const = 0;  // What it waits for, for people.
+  [[nodiscard]] virtual DevicePast past() const = 0;
 };
 
 // On the lane's thread.

@@ -18,6 +18,8 @@ namespace {
 constexpr std::int64_t kRetryNs = kNsPerSecond;
 constexpr std::int64_t kFirstOpenRetryNs = 100 * kNsPerMs;
 constexpr std::int64_t kFirstOpenRetryNsMax = 2 * kNsPerSecond;
+// For what waits in the kernel to come to us and to fail.
+constexpr std::int64_t kFailFirstNs = 2 * kNsPerSecond;
 
 proto::AccessMode WireMode(AccessMode mode) {
   switch (mode) {
@@ -102,6 +104,9 @@ proto::Open DeviceImpl::MakeOpen() const {
 
 void DeviceImpl::StartOpen() {
   if (!ready_ || open_in_flight_ || gone_) return;
+  if (context_.control.reactor().now_ns() < not_before_ns_) {
+    return retry_timer_.ArmAt(not_before_ns_);
+  }
   retry_timer_.Cancel();
   open_in_flight_ = true;
   const proto::Open open = MakeOpen();
@@ -139,7 +144,7 @@ void DeviceImpl::OnOpenReply(int error, std::span<const std::byte> reply) {
   if (info.writer_epoch != 0) writer_epoch_ = info.writer_epoch;
   if (first) {
     info_ = std::move(info);
-    OnFirstOpen();
+    CreateQueues();
   } else {
     GrowTo(info.size_bytes);
   }
@@ -174,6 +179,36 @@ absl::Status DeviceImpl::TakeReply(const proto::OpenRsp& reply, DeviceInfo* info
         "open ", name_, ": its size ", info->size_bytes, " is not a multiple of its block size"));
   }
   return absl::OkStatus();
+}
+
+DevicePast DeviceImpl::past() const {
+  DevicePast past;
+  past.info = info_;
+  past.info.writer_epoch = writer_epoch_;
+  past.server_instance = instance_;
+  if (lost_at_ns_) past.held_ns = context_.control.reactor().now_ns() - *lost_at_ns_;
+  return past;
+}
+
+void DeviceImpl::Resume(const DevicePast& past) {
+  CHECK(queues_.empty() && open_done_ == nullptr);
+  const std::int64_t now_ns = context_.control.reactor().now_ns();
+  info_ = past.info;
+  info_.read_only = mode_ == AccessMode::kReadOnly;
+  instance_ = past.server_instance;
+  writer_epoch_ = past.info.writer_epoch;
+  CreateQueues();
+  // Of a whole life that we know nothing of, one write that is not flushed.
+  if (!info_.read_only && info_.write_cache) ledger_->OnVolatileWrite(0);
+  state_ = DeviceState::kHeld;
+  reason_ = "left by another process: waits for the session";
+  lost_at_ns_ = now_ns - past.held_ns;
+  if (policy_.fail_after_ns >= 0 && past.held_ns >= policy_.fail_after_ns) {
+    // Who relies on the policy must not see now what was written long ago.
+    not_before_ns_ = now_ns + kFailFirstNs;
+    return OnLossTimer();
+  }
+  ArmLossTimer();
 }
 
 // D9: what is behind the name now must be what we know, or our IOs would go to somebody else's
@@ -264,7 +299,7 @@ absl::StatusOr<std::uint64_t> DeviceImpl::TakeRefresh(int error, std::span<const
   return info_.size_bytes;
 }
 
-void DeviceImpl::OnFirstOpen() {
+void DeviceImpl::CreateQueues() {
   ledger_ = std::make_shared<WriteLedger>(context_.session.lane_count());
   for (std::size_t i = 0; i < context_.session.lane_count(); ++i) {
     rtrs::ClientLane& lane = context_.session.lane(i);
@@ -302,7 +337,7 @@ DeviceQueueImpl::Opened DeviceImpl::TakeInstance() {
 
 void DeviceImpl::OnOpen() {
   ++generation_;
-  lost_at_ns_ = -1;
+  lost_at_ns_.reset();
   loss_timer_.Cancel();
   DeviceQueueImpl::Opened opened = TakeInstance();
   opened.generation = generation_;
@@ -379,9 +414,14 @@ void DeviceImpl::OnSessionDown(const absl::Status& why) {
   Hold(std::string(why.message()));
 }
 
+// Of one that was never open there is nothing better to say.
+void DeviceImpl::OnConnectFailed(const absl::Status& why) {
+  if (generation_ == 0) reason_ = std::string(why.message());
+}
+
 void DeviceImpl::Hold(std::string reason) {
   reason_ = std::move(reason);
-  if (lost_at_ns_ < 0) lost_at_ns_ = context_.control.reactor().now_ns();
+  if (!lost_at_ns_) lost_at_ns_ = context_.control.reactor().now_ns();
   if (state_ != DeviceState::kOpen) return;
   state_ = DeviceState::kHeld;
   ArmLossTimer();
@@ -389,8 +429,8 @@ void DeviceImpl::Hold(std::string reason) {
 
 void DeviceImpl::ArmLossTimer() {
   loss_timer_.Cancel();
-  if (policy_.fail_after_ns < 0 || lost_at_ns_ < 0) return;
-  loss_timer_.ArmAt(lost_at_ns_ + policy_.fail_after_ns);
+  if (policy_.fail_after_ns < 0 || !lost_at_ns_) return;
+  loss_timer_.ArmAt(*lost_at_ns_ + policy_.fail_after_ns);
 }
 
 void DeviceImpl::SetLossPolicy(const LossPolicy& policy) {

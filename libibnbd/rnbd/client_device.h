@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   DeviceQueue& queue(std::size_t lane) override { return *queues_.at(lane); }
   [[nodiscard]] DeviceState state() const override { return state_; }
   [[nodiscard]] std::string state_reason() const override { return reason_; }
+  [[nodiscard]] DevicePast past() const override;
 
   [[nodiscard]] bool UsesServerDevice(std::uint32_t device_id) const {
     return has_device_id_ && device_id_ == device_id;
@@ -51,9 +53,12 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
 
   // Before OnReady(): the epoch of an earlier opening.
   void GoOnWith(std::uint16_t writer_epoch) { writer_epoch_ = writer_epoch; }
+  // Instead of a first open: this is what it was.
+  void Resume(const DevicePast& past);
   // The session is up and SESS_INFO is exchanged.
   void OnReady();
   void OnSessionDown(const absl::Status& why);
+  void OnConnectFailed(const absl::Status& why);
   void SetLossPolicy(const LossPolicy& policy);
   void Refresh(RefreshDone done);
   void ListIos(ListDone done);
@@ -69,7 +74,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   absl::Status CheckIdentity(const DeviceInfo& found) const;
   absl::StatusOr<std::uint64_t> TakeRefresh(int error, std::span<const std::byte> reply);
   void GrowTo(std::uint64_t size_bytes);
-  void OnFirstOpen();
+  void CreateQueues();
   DeviceQueueImpl::Opened TakeInstance();
   void OnOpen();
   bool RetryFirstOpen(int error);
@@ -107,8 +112,9 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   bool open_in_flight_ = false;
   bool has_device_id_ = false;  // The server has it open for us.
   bool gone_ = false;
-  std::int64_t lost_at_ns_ = -1;        // Since when IOs are held; -1: they are not.
-  std::int64_t refused_since_ns_ = -1;  // The first open; -1: it was not.
+  std::optional<std::int64_t> lost_at_ns_;  // Since when IOs are held, if they are.
+  std::int64_t refused_since_ns_ = -1;      // The first open; -1: it was not.
+  std::int64_t not_before_ns_ = 0;          // It is not opened earlier.
   Timer retry_timer_;
   Timer loss_timer_;
   // Closing.

@@ -71,6 +71,7 @@ void Client::Impl::OnSessionDown(const absl::Status& why) {
 
 void Client::Impl::OnConnectFailed(const absl::Status& why, bool fatal) {
   down_reason_ = why;
+  for (const auto& device : devices_) device->OnConnectFailed(why);
   if (on_ready_ != nullptr && (!retry_ || fatal)) GiveUp(why);
 }
 
@@ -81,20 +82,18 @@ void Client::Impl::GiveUp(const absl::Status& why) {
   Close(0, [] {});
 }
 
-void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
-                              DeviceImpl::OpenDone done, std::uint16_t writer_epoch) {
-  absl::Status status;
+absl::Status Client::Impl::CheckOpen(const std::string& name) const {
   if (name.empty() || name.size() > proto::kDeviceNameMax || proto::HasControlCharacter(name)) {
-    status = absl::InvalidArgumentError(absl::StrCat("open '", name, "': a name has 1 to ",
-                                                     proto::kDeviceNameMax,
-                                                     " characters and no control characters"));
-  } else if (state_ != State::kRunning) {
-    status = absl::CancelledError(absl::StrCat("open ", name, ": the client is closed"));
+    return absl::InvalidArgumentError(absl::StrCat("open '", name, "': a name has 1 to ",
+                                                   proto::kDeviceNameMax,
+                                                   " characters and no control characters"));
   }
-  if (!status.ok()) {
-    Later([done = std::move(done), status] { done(status); });
-    return;
-  }
+  if (state_ == State::kRunning) return absl::OkStatus();
+  return absl::CancelledError(absl::StrCat("open ", name, ": the client is closed"));
+}
+
+DeviceImpl& Client::Impl::AddDevice(const std::string& name, AccessMode mode,
+                                    const LossPolicy& policy, DeviceImpl::OpenDone done) {
   const DeviceImpl::Context context{control_,
                                     *session_,
                                     *calls_,
@@ -104,17 +103,36 @@ void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const Lo
                                     [this](const DeviceImpl& device, std::uint32_t device_id) {
                                       return OthersUse(device, device_id);
                                     }};
+  devices_.push_back(std::make_shared<DeviceImpl>(context, name, mode, policy, std::move(done)));
+  return *devices_.back();
+}
+
+void Client::Impl::OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
+                              DeviceImpl::OpenDone done, std::uint16_t writer_epoch) {
+  if (const absl::Status status = CheckOpen(name); !status.ok()) {
+    Later([done = std::move(done), status] { done(status); });
+    return;
+  }
   // The name that users know: with the address of the server.
-  devices_.push_back(std::make_shared<DeviceImpl>(
-      context, name, mode, policy,
+  DeviceImpl& device = AddDevice(
+      name, mode, policy,
       [done = std::move(done),
        server = rtrs::TargetOf({options_.session.server, std::nullopt, 0, options_.session.text})](
           absl::StatusOr<Device*> result) {
         if (result.ok()) return done(result);
         done(Annotate(result.status(), absl::StrCat("server ", server)));
-      }));
-  devices_.back()->GoOnWith(writer_epoch);
-  if (ready_) devices_.back()->OnReady();
+      });
+  device.GoOnWith(writer_epoch);
+  if (ready_) device.OnReady();
+}
+
+absl::StatusOr<Device*> Client::Impl::ResumeDevice(const DevicePast& past, AccessMode mode,
+                                                   const LossPolicy& policy) {
+  RETURN_IF_ERROR(CheckOpen(past.info.name));
+  DeviceImpl& device = AddDevice(past.info.name, mode, policy, nullptr);
+  device.Resume(past);
+  if (ready_) device.OnReady();
+  return &device;
 }
 
 void Client::Impl::OnDeviceGone(DeviceImpl& device) {

@@ -29,6 +29,8 @@ class Client::Impl {
   void Start(bool retry, std::function<void(absl::Status)> on_ready);
   void OpenDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
                   DeviceImpl::OpenDone done, std::uint16_t writer_epoch);
+  absl::StatusOr<Device*> ResumeDevice(const DevicePast& past, AccessMode mode,
+                                       const LossPolicy& policy);
   void ListExports(ListDone done);
   void Ping(PingDone done);
   void Close(std::int64_t deadline_ns, std::function<void()> done);
@@ -53,6 +55,9 @@ class Client::Impl {
 
   void OnSessInfo(int error, std::span<const std::byte> reply);
   void GiveUp(const absl::Status& why);
+  [[nodiscard]] absl::Status CheckOpen(const std::string& name) const;
+  DeviceImpl& AddDevice(const std::string& name, AccessMode mode, const LossPolicy& policy,
+                        DeviceImpl::OpenDone done);
   void RequestList(std::uint32_t start_index, std::shared_ptr<ListState> list);
   void OnListReply(std::uint32_t start_index, const std::shared_ptr<ListState>& list, int error,
                    std::span<const std::byte> reply);

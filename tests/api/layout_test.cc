@@ -19,7 +19,7 @@ TEST(Layout, PublicStructsHaveTheSizesOfVersion01) {
   EXPECT_EQ(sizeof(ibnbd_path_info), 672u);
   EXPECT_EQ(sizeof(ibnbd_export_info), 320u);
   EXPECT_EQ(sizeof(ibnbd_device_options), 56u);
-  EXPECT_EQ(sizeof(ibnbd_device_info), 608u);
+  EXPECT_EQ(sizeof(ibnbd_device_info), 640u);
   EXPECT_EQ(sizeof(ibnbd_io), 328u);
   EXPECT_EQ(sizeof(ibnbd_io_info), 72u);
 }

@@ -116,14 +116,22 @@ class ClientNode {
     ports_.clear();
   }
 
-  // What Start() answered.
-  absl::Status Start(const SocketAddress& server, bool retry = false) {
+  absl::Status Create(const SocketAddress& server) {
     options_.session.server = server;
     std::vector<rtrs::Port*> lanes;
     for (std::size_t i = 1; i <= kLanes; ++i) lanes.push_back(ports_[i].get());
     auto client = Client::Create(options_, *ports_[0], lanes);
     if (!client.ok()) return client.status();
     client_ = *std::move(client);
+    return absl::OkStatus();
+  }
+  void StartInBackground(const SocketAddress& server) {
+    ASSERT_TRUE(Create(server).ok());
+    client_->Start(true, nullptr);
+  }
+  // What Start() answered.
+  absl::Status Start(const SocketAddress& server, bool retry = false) {
+    if (absl::Status created = Create(server); !created.ok()) return created;
     absl::Status status = absl::UnknownError("no answer");
     bool answered = false;
     client_->Start(retry, [&](const absl::Status& result) {

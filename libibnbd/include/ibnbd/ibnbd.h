@@ -95,6 +95,9 @@ struct ibnbd_session_options {
 #define IBNBD_SESSION_ONE_THREAD 2u
 /* `paths` are all there are; of the URI the session takes tcp or rdma, and the default port. */
 #define IBNBD_SESSION_PATHS_ONLY 4u
+/* Return at once and connect in the background, for as long as it takes.  Nothing but a bad option
+ * is an error then.  For ibnbd_device_resume(). */
+#define IBNBD_SESSION_NO_WAIT 8u
 #define IBNBD_SESSION_OPTIONS_INIT                                                             \
   {                                                                                            \
     sizeof(struct ibnbd_session_options), NULL, 1, 30000, 0, 0, 1024, 4u << 20, NULL, NULL, 0, \
@@ -244,8 +247,12 @@ struct ibnbd_device_info {
   uint64_t volume_id;                                           /* 0: the server does not say. */
   char name[256];
   char state_reason[256]; /* What it waits for; "" if nothing. */
-  uint64_t writer_epoch;  /* As it was opened; see ibnbd_device_options.  0: not known. */
-  uint64_t reserved[3];
+  uint64_t writer_epoch;  /* See ibnbd_device_options.  0: not known. */
+  /* Which life of the server's machine had it open last: another one may have lost what was not
+   * flushed.  All 0: not known. */
+  uint8_t server_instance[16];
+  uint64_t held_ms; /* How long IOs have been waiting for the server; 0: they are not. */
+  uint64_t reserved[4];
 };
 #define IBNBD_DEVICE_READ_ONLY 1u
 #define IBNBD_DEVICE_WRITE_CACHE 2u
@@ -258,6 +265,14 @@ enum ibnbd_device_state {
   IBNBD_STATE_CLOSED = 4
 };
 int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out);
+/* For a program that goes on with the device of another process, which the kernel holds, say: what
+ * ibnbd_device_get_info() said there, and the name, are in `was`.  Returns at once; IOs are held
+ * until the server is there and gives the same volume back.  A flush fails (-EIO) if the server's
+ * machine lost power since `was`.  The loss policy counts from was->held_ms ago: if its time is over
+ * already, what comes within two seconds fails before the device is opened.  open_timeout_ms means
+ * nothing here. -EINVAL: `was` is no device. */
+int ibnbd_device_resume(ibnbd_session* session, const struct ibnbd_device_info* was,
+                        const struct ibnbd_device_options* options, ibnbd_device** out);
 /* Asks the server how large the volume is now: if it has grown, ibnbd_device_get_info() says so and
  * IOs may go there from then on.  A volume that has shrunk is an error, and nothing changes.
  * -ENOTCONN: the device is not open now, as when the server is lost; -ETIMEDOUT: no answer in time.
