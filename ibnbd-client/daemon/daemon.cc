@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/memory_pressure.h"
 #include "base/status_macros.h"
+#include "ibnbd-client/daemon/alive_file.h"
 #include "ibnbd-client/daemon/control_server.h"
 #include "ibnbd-client/daemon/control_socket.h"
 #include "ibnbd-client/daemon/protocol.h"
@@ -101,12 +102,15 @@ absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log) {
   ASSIGN_OR_RETURN(const DaemonState state, ReadState(state_path));
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
   SessionTable sessions(*loops, options.session_name, state.client_id, options.memory);
-  DeviceTable table(*loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
-                    [&](const TableRecords& now) {
-                      return ReplaceFile(state_path, FormatState({state.client_id, now}));
-                    });
-  table.Restore(state.records);
-  table.StartRefreshing();
+  DeviceTable table(
+      *loops, sessions, DeviceNames(options.runtime_directory + "/devices"),
+      [&](const TableRecords& now) {
+        return ReplaceFile(state_path, FormatState({state.client_id, now}));
+      },
+      MsSinceBoot);
+  AliveFile alive(options.runtime_directory + "/alive");
+  table.Restore(state.records, alive.LastMs());
+  table.StartRefreshing([&alive] { alive.Touch(); });
   const std::unique_ptr<ControlServer> server = ControlServer::Start(std::move(listening), table);
   LOG_INFO("serving on ", options.socket, ", ", loops->count(), " loops");
   sd_notify(0, "READY=1");
@@ -119,6 +123,7 @@ absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log) {
   // in the quiet: a request that arrives while a process ends can crash Linux before 6.15
   // (decision 0009).
   loops->HoldStill();
+  alive.Touch();
   std::fflush(nullptr);
   ::_exit(0);
 }

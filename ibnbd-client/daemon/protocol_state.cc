@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state file's text.  See protocol.h.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -12,6 +18,8 @@
 
 namespace ibnbd::client {
 namespace {
+
+constexpr std::uint32_t kUint32Max = std::numeric_limits<std::uint32_t>::max();
 
 Json ToJson(const SessionRecord& record) {
   Json paths = Json::array();
@@ -92,6 +100,63 @@ DeviceRecord UnreadRecord(const Json& json, const absl::Status& why) {
   return record;
 }
 
+// By their names in the file.
+constexpr std::pair<const char*, std::uint32_t ibnbd_device_info::*> kPastNumbers[] = {
+    {"logical_block_size", &ibnbd_device_info::logical_block_size},
+    {"physical_block_size", &ibnbd_device_info::physical_block_size},
+    {"io_size_max", &ibnbd_device_info::io_size_max},
+    {"discard_max", &ibnbd_device_info::discard_max},
+    {"discard_granularity", &ibnbd_device_info::discard_granularity},
+    {"discard_alignment", &ibnbd_device_info::discard_alignment},
+    {"write_zeroes_max", &ibnbd_device_info::write_zeroes_max}};
+constexpr std::pair<const char*, std::uint32_t> kPastFlags[] = {
+    {"write_cache", IBNBD_DEVICE_WRITE_CACHE},
+    {"fua", IBNBD_DEVICE_FUA},
+    {"secure_erase", IBNBD_DEVICE_SECURE_ERASE}};
+
+Json ToJson(const VolumePast& past) {
+  const absl::string_view instance(reinterpret_cast<const char*>(past.info.server_instance),
+                                   sizeof(past.info.server_instance));
+  Json json = {{"size", past.info.size},
+               {"server_instance", absl::BytesToHexString(instance)},
+               {"lost_at_ms", past.lost_at_ms}};
+  for (const auto& [name, member] : kPastNumbers) json[name] = past.info.*member;
+  for (const auto& [name, flag] : kPastFlags) json[name] = (past.info.flags & flag) != 0;
+  return json;
+}
+
+// The library checks whether it makes sense.
+absl::StatusOr<VolumePast> VolumePastFrom(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("it is no object");
+  constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+  Fields fields(json);
+  VolumePast past;
+  past.info.size = static_cast<std::uint64_t>(fields.Number("size", 0, 0, kMax));
+  past.lost_at_ms = fields.Number("lost_at_ms", 0, 0, kMax);
+  for (const auto& [name, member] : kPastNumbers) {
+    past.info.*member = fields.MaybeNumber32(name, kUint32Max).value_or(0);
+  }
+  for (const auto& [name, flag] : kPastFlags) past.info.flags |= fields.Flag(name) ? flag : 0;
+  const std::string text = fields.Text("server_instance", true);
+  constexpr std::size_t kSize = sizeof(past.info.server_instance);
+  if (text.size() != 2 * kSize || !std::all_of(text.begin(), text.end(), absl::ascii_isxdigit)) {
+    fields.Fault("server_instance", "is no instance");
+  }
+  RETURN_IF_ERROR(fields.status());
+  std::memcpy(past.info.server_instance, absl::HexStringToBytes(text).data(), kSize);
+  return past;
+}
+
+// Without it the device is taken over when the server has answered.
+std::optional<VolumePast> MaybePast(const Json& device) {
+  const auto json = device.find("was");
+  if (json == device.end()) return std::nullopt;
+  absl::StatusOr<VolumePast> past = VolumePastFrom(*json);
+  if (past.ok()) return *std::move(past);
+  LOG_WARN("state: what a volume was cannot be read: ", past.status().message());
+  return std::nullopt;
+}
+
 absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
   if (!json.is_object()) return absl::InvalidArgumentError("state: a device is no object");
   Fields members(json);
@@ -101,6 +166,7 @@ absl::StatusOr<DeviceRecord> DeviceRecordFrom(const Json& json) {
   if (record.request.index < 0) members.Fault("index", "is missing");
   RETURN_IF_ERROR(members.status());
   record.request.survives_us = true;
+  record.past = MaybePast(json);
   return record;
 }
 
@@ -147,6 +213,7 @@ std::string FormatState(const DaemonState& state) {
     Put(record.request, &json);
     json["volume_id"] = VolumeIdText(record.request.volume_id);
     json["writer_epoch"] = record.request.writer_epoch;
+    if (record.past) json["was"] = ToJson(*record.past);
     devices.push_back(json);
   }
   Json sessions = Json::array();

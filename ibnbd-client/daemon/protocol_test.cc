@@ -211,6 +211,59 @@ TEST(StateFile, RecordsAreReadAsTheyWereWritten) {
   EXPECT_TRUE(first.request.survives_us);
 }
 
+TEST(StateFile, WhatAVolumeWasIsReadAsItWasWritten) {
+  DeviceRecord record;
+  record.node = "/dev/ublkb1";
+  record.request = AMapping();
+  VolumePast past;
+  past.info.size = 1u << 30;
+  past.info.logical_block_size = 4096;
+  past.info.physical_block_size = 8192;
+  past.info.io_size_max = 131072;
+  past.info.discard_max = 1u << 20;
+  past.info.discard_granularity = 4096;
+  past.info.discard_alignment = 512;
+  past.info.write_zeroes_max = 1u << 21;
+  past.info.flags = IBNBD_DEVICE_WRITE_CACHE | IBNBD_DEVICE_SECURE_ERASE;
+  past.info.server_instance[0] = 0xfe;
+  past.info.server_instance[15] = 1;
+  past.lost_at_ms = 1234567;
+  record.past = past;
+  const auto read = ParseState(FormatState({7, {{record}, {}}}));
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_TRUE(read->records.devices.front().past.has_value());
+  const VolumePast& is = *read->records.devices.front().past;
+  EXPECT_EQ(std::memcmp(&is.info, &past.info, sizeof(past.info)), 0);
+  EXPECT_EQ(is.lost_at_ms, past.lost_at_ms);
+}
+
+TEST(StateFile, WhatAVolumeWasIsLeftOutIfItCannotBeRead) {
+  DeviceRecord record;
+  record.node = "/dev/ublkb1";
+  record.request = AMapping();
+  record.past = VolumePast{};
+  const std::string good = FormatState({7, {{record}, {}}});
+  ASSERT_TRUE(ParseState(good)->records.devices.front().past.has_value());
+  const std::vector<std::pair<std::string, std::string>> edits = {
+      {R"("size": 0)", R"("size": -1)"},
+      {R"("io_size_max": 0)", R"("io_size_max": 4294967296)"},
+      {R"("lost_at_ms": 0)", R"("lost_at_ms": "x")"},
+      {R"("fua": false)", R"("fua": 1)"},
+      {R"("server_instance": "00)", R"("server_instance": "0g)"},
+      {R"("server_instance": "00)", R"("server_instance": ")"},
+      {R"("server_instance")", R"("server")"}};
+  for (const auto& [from, to] : edits) {
+    std::string text = good;
+    const std::size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    text.replace(at, from.size(), to);
+    const auto read = ParseState(text);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_FALSE(read->records.devices.front().past.has_value()) << to;
+    EXPECT_TRUE(read->records.devices.front().unread.empty()) << to;
+  }
+}
+
 TEST(StateFile, NoDevicesAreNoRecords) {
   const auto read = ParseState(FormatState({7, {}}));
   ASSERT_TRUE(read.ok()) << read.status();
@@ -305,7 +358,9 @@ TEST(StateFile, ADeviceThatCannotBeReadIsKeptAsItIsAndCostsNoOther) {
 
 TEST(ControlProtocol, ADeviceWhoseRecordCannotBeReadIsShownWithTheReason) {
   DeviceReport report;
-  report.record = {.request = {}, .node = "?", .unread = "7", .unread_because = "is no object"};
+  report.record.node = "?";
+  report.record.unread = "7";
+  report.record.unread_because = "is no object";
   report.problem = "is no object";
   EXPECT_EQ(ToJson(report).dump(),
             R"({"device":"?","uri":null,"state":"waiting","state_reason":"is no object"})");

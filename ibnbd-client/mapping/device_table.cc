@@ -26,8 +26,13 @@ std::string FileOf(const std::string& selector) {
 
 }  // namespace
 
-DeviceTable::DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save)
-    : loops_(loops), sessions_(sessions), names_(std::move(names)), save_(std::move(save)) {}
+DeviceTable::DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save,
+                         ClockFn ms_since_boot)
+    : loops_(loops),
+      sessions_(sessions),
+      names_(std::move(names)),
+      save_(std::move(save)),
+      ms_since_boot_(std::move(ms_since_boot)) {}
 
 DeviceTable::~DeviceTable() { CHECK(threads_.empty()); }
 
@@ -100,6 +105,7 @@ absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& requ
 absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
   MappedVolume::Options options;
   options.adopt = adopt;
+  if (adopt) options.was = PastOf(*slot);
   options.before_use = [&](int index, const ibnbd_device_info& volume) {
     return WriteDown(slot, index, volume);
   };
@@ -127,6 +133,7 @@ absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index,
     if (volume.writer_epoch != 0) {
       slot->record.request.writer_epoch = static_cast<std::uint16_t>(volume.writer_epoch);
     }
+    slot->record.past = VolumePast{volume, 0};
     // The session has been told: what it has is written down with it, and may change.
     slot->record.request.wishes = {};
   }

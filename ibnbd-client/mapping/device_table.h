@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -27,9 +28,16 @@
 namespace ibnbd::client {
 
 // What is written down.
+// A volume as its device was served last.
+struct VolumePast {
+  ibnbd_device_info info{};     // The name is the request's.
+  std::int64_t lost_at_ms = 0;  // Since boot: since when its server is away; 0: it was not.
+};
+
 struct DeviceRecord {
   MapRequest request;  // index: the device's; volume_id, writer_epoch: the volume's.
   std::string node;
+  std::optional<VolumePast> past;
   // As it was found, if this daemon cannot read it: another one may.  Then no more than the node,
   // the kind and the index (-1: not even these, and the node is "?") and the URI are above.
   std::string unread;
@@ -55,8 +63,11 @@ struct TableRecords {
 class DeviceTable {
  public:
   using SaveFn = std::function<absl::Status(const TableRecords&)>;
+  // Times are of CLOCK_BOOTTIME: the kernel's devices live as long.
+  using ClockFn = std::function<std::int64_t()>;
 
-  DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save);
+  DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save,
+              ClockFn ms_since_boot);
   ~DeviceTable();  // Requires StopThreads().
 
   // `selector` below: "/dev/ublkb0", a link to it, or the volume's URI.
@@ -85,10 +96,12 @@ class DeviceTable {
   absl::StatusOr<SessionReport> ChangeSession(const std::string& selector, const ChangeFn& change);
   std::vector<SessionReport> ListSessions();
 
-  // Takes over what another process left, in the background, for as long as it takes.  Once, first.
-  void Restore(const TableRecords& records);
-  // Looks at the servers' sizes from time to time.
-  void StartRefreshing();
+  // Takes over what another process left, which was alive at `last_ms`, in the background, for as
+  // long as it takes.  Once, first.
+  void Restore(const TableRecords& records, std::int64_t last_ms);
+  // Looks at the servers' sizes from time to time, and every second at what the next process will
+  // want to know; then calls `alive`.
+  void StartRefreshing(std::function<void()> alive);
   void StopThreads();
 
  private:
@@ -116,6 +129,9 @@ class DeviceTable {
   void Drop(const SlotPtr& slot);
   DeviceReport ReportOf(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteDown(const SlotPtr& slot, int index, const ibnbd_device_info& volume);
+  [[nodiscard]] std::optional<ibnbd_device_info> PastOf(const Slot& slot) const;
+  bool NotePast(Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NotePasts();
   absl::Status Save();
   void SaveOrLog();
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;
@@ -129,7 +145,9 @@ class DeviceTable {
   SessionTable& sessions_;
   const DeviceNames names_;
   const SaveFn save_;
-  absl::Mutex save_mutex_;  // Before mutex_.
+  const ClockFn ms_since_boot_;
+  std::int64_t last_ms_ = 0;  // When the process before was alive; 0: not known.
+  absl::Mutex save_mutex_;    // Before mutex_.
   absl::Mutex mutex_;
   std::vector<SlotPtr> slots_ ABSL_GUARDED_BY(mutex_);
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;

@@ -2,6 +2,8 @@
 // What a device table does in the background: it takes over the devices of its predecessor, and
 // asks servers for the sizes of their volumes.  See device_table.h.
 #include <algorithm>
+#include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,7 @@ namespace ibnbd::client {
 namespace {
 
 constexpr absl::Duration kRefreshEvery = absl::Seconds(5);
+constexpr absl::Duration kNoteEvery = absl::Seconds(1);
 constexpr std::uint32_t kRefreshMs = 1000;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(200);
 constexpr absl::Duration kRetryMax = absl::Seconds(10);
@@ -55,7 +58,8 @@ void DeviceTable::RemoveUnknown() {
   RemoveUnknownNbdDevices(sessions_.client_id(), nbd);
 }
 
-void DeviceTable::Restore(const TableRecords& records) {
+void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
+  last_ms_ = last_ms;
   sessions_.Restore(records.sessions);
   for (const DeviceRecord& record : records.devices) {
     auto slot = std::make_shared<Slot>();
@@ -113,7 +117,67 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
   return status;
 }
 
-void DeviceTable::StartRefreshing() {
+// What it was, for a device that is taken over: its IOs have waited since the server was lost, or,
+// if it was not, since there was nobody to give it to.
+std::optional<ibnbd_device_info> DeviceTable::PastOf(const Slot& slot) const {
+  if (!slot.record.past) return std::nullopt;
+  ibnbd_device_info was = slot.record.past->info;
+  was.struct_size = sizeof(was);
+  const std::string& name = slot.record.request.uri.export_name;
+  if (name.size() >= sizeof(was.name)) return std::nullopt;
+  std::memcpy(was.name, name.c_str(), name.size() + 1);
+  was.volume_id = slot.record.request.volume_id;
+  was.writer_epoch = slot.record.request.writer_epoch;
+  const std::int64_t lost_at_ms = slot.record.past->lost_at_ms;
+  const std::int64_t since_ms = lost_at_ms != 0 ? lost_at_ms : last_ms_;
+  const std::int64_t now_ms = ms_since_boot_();
+  was.held_ms =
+      since_ms == 0 ? 0 : static_cast<std::uint64_t>(std::max<std::int64_t>(now_ms - since_ms, 0));
+  return was;
+}
+
+// True if it is news.
+bool DeviceTable::NotePast(Slot& slot) const {
+  if (slot.busy || slot.gone || slot.volume == nullptr) return false;
+  const auto now = slot.volume->Describe();
+  // Of a volume that was not open in this life nothing is known that is newer.
+  if (!now.ok() || (now->state != IBNBD_STATE_OPEN && !slot.record.past)) return false;
+  const ibnbd_device_info& was = slot.record.past ? slot.record.past->info : *now;
+  const auto epoch = static_cast<std::uint16_t>(now->writer_epoch);
+  const bool same = slot.record.past && was.size == now->size &&
+                    (epoch == 0 || epoch == slot.record.request.writer_epoch) &&
+                    std::equal(std::begin(was.server_instance), std::end(was.server_instance),
+                               std::begin(now->server_instance)) &&
+                    (slot.record.past->lost_at_ms != 0) == (now->held_ms != 0);
+  if (same) return false;
+  VolumePast past{*now, 0};
+  if (now->held_ms != 0) {
+    past.lost_at_ms =
+        std::max<std::int64_t>(ms_since_boot_() - static_cast<std::int64_t>(now->held_ms), 1);
+  }
+  slot.record.past = past;
+  // One that the server does not tell now, it may tell the next time.
+  if (epoch != 0) slot.record.request.writer_epoch = epoch;
+  return true;
+}
+
+void DeviceTable::NotePasts() {
+  bool news = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const SlotPtr& slot : slots_) news |= NotePast(*slot);
+  }
+  if (news) SaveOrLog();
+}
+
+void DeviceTable::StartRefreshing(std::function<void()> alive) {
+  alive();
+  threads_.emplace_back([this, alive = std::move(alive)] {
+    while (SleepFor(kNoteEvery)) {
+      NotePasts();
+      alive();
+    }
+  });
   threads_.emplace_back([this] {
     while (SleepFor(kRefreshEvery)) RefreshAll();
   });

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,13 @@ namespace {
 
 // For the kernel to let go of a device none of whose IOs is under way.
 constexpr std::int64_t kStopMs = 10'000;
+
+// Of a block device; 0: there is none.
+std::uint64_t SizeOf(const std::string& node) {
+  std::uint64_t sectors = 0;
+  std::ifstream(absl::StrCat("/sys/block/", node.substr(node.rfind('/') + 1), "/size")) >> sectors;
+  return sectors * 512;
+}
 
 }  // namespace
 
@@ -45,18 +53,32 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
 MappedVolume::~MappedVolume() { CHECK(kernel_device_ == nullptr); }
 
 absl::Status MappedVolume::Open(const Options& how) {
+  const SessionHaste haste = how.was     ? SessionHaste::kNone
+                             : how.adopt ? SessionHaste::kRetry
+                                         : SessionHaste::kFirstTry;
   ASSIGN_OR_RETURN(session_,
                    sessions_.Acquire(KeyOf(request_.uri, request_.session_name), request_.wishes,
-                                     request_.timeout_ms, how.adopt, &told_));
+                                     request_.timeout_ms, haste, &told_));
+  RETURN_IF_ERROR(OpenDevice(how));
+  return StartKernelDevice(how);
+}
+
+absl::Status MappedVolume::OpenDevice(const Options& how) {
   ibnbd_device_options options = IBNBD_DEVICE_OPTIONS_INIT;
   options.access = request_.access;
   options.open_timeout_ms = request_.timeout_ms;
   options.fail_after_ms = request_.fail_after_ms;
   options.writer_epoch = request_.writer_epoch;
-  const int error =
-      ibnbd_device_open(session_, request_.uri.export_name.c_str(), &options, &device_);
-  if (error != 0) return ApiStatus(error);
-  return StartKernelDevice(how);
+  if (!how.was) {
+    const char* name = request_.uri.export_name.c_str();
+    const int error = ibnbd_device_open(session_, name, &options, &device_);
+    return error == 0 ? absl::OkStatus() : ApiStatus(error);
+  }
+  ibnbd_device_info was = *how.was;
+  // It may have grown, and nobody came to write it down.
+  was.size = std::max(was.size, SizeOf(NodeOf(request_.kind, request_.index)));
+  const int error = ibnbd_device_resume(session_, &was, &options, &device_);
+  return error == 0 ? absl::OkStatus() : ApiStatus(error);
 }
 
 absl::Status MappedVolume::StartKernelDevice(const Options& how) {
@@ -81,7 +103,8 @@ absl::Status MappedVolume::StartKernelDevice(const Options& how) {
                                : (ublk ? StartUblkDevice : StartNbdDevice);
   ASSIGN_OR_RETURN(kernel_device_, start(loops_, volume, options));
   volume_id_ = volume.info.volume_id;
-  device_size_ = volume.info.size;
+  // One that was left may be smaller than the volume is now.
+  device_size_ = how.adopt ? SizeOf(kernel_device_->node()) : volume.info.size;
   return absl::OkStatus();
 }
 

@@ -44,8 +44,11 @@ class MappedVolume {
  public:
   struct Options {
     bool adopt = false;  // Device request.index is there, left by another process.
+    // What the volume was there: it is taken over at once, whether the server is there or not.
+    // Without, when the server has answered.
+    std::optional<ibnbd_device_info> was = std::nullopt;
     // Called when it is known which device of which volume it is, before anybody can use it.
-    std::function<absl::Status(int index, const ibnbd_device_info& volume)> before_use;
+    std::function<absl::Status(int index, const ibnbd_device_info& volume)> before_use = nullptr;
   };
   // `loops` and `sessions` outlive it.
   static absl::StatusOr<std::unique_ptr<MappedVolume>> Map(DeviceLoops& loops,
@@ -76,6 +79,7 @@ class MappedVolume {
   MappedVolume(DeviceLoops& loops, SessionTable& sessions, const MapRequest& request)
       : loops_(loops), sessions_(sessions), request_(request) {}
   absl::Status Open(const Options& options);
+  absl::Status OpenDevice(const Options& options);
   absl::Status StartKernelDevice(const Options& options);
   void CloseDevice();
 

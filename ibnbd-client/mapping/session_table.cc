@@ -114,7 +114,7 @@ ibnbd_session* SessionTable::Pin(const SessionKey& key) {
 
 absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
                                                      const SessionWishes& wishes,
-                                                     std::uint32_t timeout_ms, bool retry,
+                                                     std::uint32_t timeout_ms, SessionHaste haste,
                                                      Told* told) {
   const EntryPtr entry = EntryOf(key);
   absl::MutexLock opening(&entry->opening);
@@ -128,7 +128,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
     Leave(key, *entry);
     return status;
   }
-  ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, retry, told));
+  ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, haste, told));
   absl::MutexLock lock(&mutex_);
   entry->session = session;
   ++entry->users;
@@ -137,7 +137,7 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
 
 absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
                                                   const SessionWishes& wishes,
-                                                  std::uint32_t timeout_ms, bool retry,
+                                                  std::uint32_t timeout_ms, SessionHaste haste,
                                                   Told* told) {
   SessionSettings settings;
   bool known = false;
@@ -171,7 +171,8 @@ absl::StatusOr<ibnbd_session*> SessionTable::Open(const SessionKey& key,
   if (!memory_.empty()) options.memory = memory_.c_str();
   options.connect_timeout_ms = timeout_ms;
   options.dead_after_ms = settings.dead_after_ms;
-  if (retry) options.flags |= IBNBD_SESSION_RETRY;
+  if (haste == SessionHaste::kRetry) options.flags |= IBNBD_SESSION_RETRY;
+  if (haste == SessionHaste::kNone) options.flags |= IBNBD_SESSION_NO_WAIT;
   ibnbd_session* session = nullptr;
   if (const int error = ibnbd_session_open(key.server.c_str(), &options, &session)) {
     return ApiStatus(error);

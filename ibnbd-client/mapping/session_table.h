@@ -24,6 +24,13 @@
 
 namespace ibnbd::client {
 
+// When somebody who wants a session is content.
+enum class SessionHaste {
+  kFirstTry,  // The server has answered, or refused.
+  kRetry,     // It is there: one that is not there yet is waited for.
+  kNone,      // It may come when it likes.
+};
+
 class SessionTable {
  public:
   // `client_id`: of a client that goes on with its devices after a restart, see ibnbd.h; 0: of one
@@ -40,11 +47,11 @@ class SessionTable {
     bool begun = false;  // Nothing had been told before.
     std::uint32_t policy_before = 0, dead_after_ms_before = 0;
   };
-  // The session of that key.  Waits for it at most `timeout_ms`; `retry`: also for a server that is
-  // not there yet.  One that is there is told what it has not been told yet.  Release() it, or
-  // Abandon() it, which takes back what nobody else has wished meanwhile.
+  // The session of that key.  Waits for it at most `timeout_ms`, but with kNone not at all.  One
+  // that is there is told what it has not been told yet.  Release() it, or Abandon() it, which
+  // takes back what nobody else has wished meanwhile.
   absl::StatusOr<ibnbd_session*> Acquire(const SessionKey& key, const SessionWishes& wishes,
-                                         std::uint32_t timeout_ms, bool retry, Told* told);
+                                         std::uint32_t timeout_ms, SessionHaste haste, Told* told);
   void Release(const SessionKey& key);
   void Abandon(const SessionKey& key, const Told& told);
 
@@ -97,7 +104,7 @@ class SessionTable {
   void ChangeSettled(const SessionKey& key, const SettingsFn& change);
   [[nodiscard]] SessionReport ReportOf(const SessionKey& key, ibnbd_session* session) const;
   absl::StatusOr<ibnbd_session*> Open(const SessionKey& key, const SessionWishes& wishes,
-                                      std::uint32_t timeout_ms, bool retry, Told* told);
+                                      std::uint32_t timeout_ms, SessionHaste haste, Told* told);
   void TakeBack(const SessionKey& key, const Told& told, Entry& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
   // Names may lead where other paths do: the first of them stays.

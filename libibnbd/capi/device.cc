@@ -225,7 +225,6 @@ void FillConstants(const ibnbd_device& device, struct ibnbd_device_info& out) {
               (info.fua ? IBNBD_DEVICE_FUA : 0) |
               (info.secure_erase ? IBNBD_DEVICE_SECURE_ERASE : 0);
   out.volume_id = info.volume_id;
-  out.writer_epoch = info.writer_epoch;
   CopyText(info.name, out.name);
 }
 

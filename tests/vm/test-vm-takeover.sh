@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The daemon is killed while the server is away, and started again while it still is: the next one serves all devices at
+# once, as the one before did.  IOs are held and listed, fail when the loss policy's time is over, counted from the loss
+# and not from the restart, a device goes when it is told to; and when the server's machine comes back from a loss of power,
+# the next flush fails.
+. "$(dirname "$0")/fixed-ublk.sh"
+. "$(dirname "$0")/map-functions.sh"
+requires fio
+modprobe nbd && load_ublk || fail "a module is missing"
+volumes=(ublk-held nbd-held ublk-fails nbd-fails ublk-goes)
+exports=()
+for volume in "${volumes[@]}"; do
+  truncate -s 32M "$work/$volume.img"
+  exports+=(--export "$volume=$work/$volume.img")
+done
+start_server "${exports[@]}"
+port_wanted=$port
+start_daemon
+declare -A node_of writer_of
+for volume in "${volumes[@]}"; do
+  policy=()
+  [ "${volume#*-}" != fails ] || policy=(--on-loss fail-after=15s)
+  map "tcp://127.0.0.1:$port/$volume" --as "${volume%-*}" "${policy[@]}"
+  node_of[$volume]=$node
+  echo 5000 >"/sys/block/${node##*/}/queue/io_timeout" # As our udev rule does.
+  dd if=/dev/urandom of="$node" bs=64k count=16 oflag=direct status=none || fail "write $volume"
+done
+sleep 2 # What the next daemon wants to know is written down every second.
+
+kill -KILL "$server_pid" && wait "$server_pid" 2>/dev/null
+lost=$SECONDS
+for volume in "${volumes[@]}"; do
+  dd if=/dev/zero of="${node_of[$volume]}" bs=64k count=1 oflag=direct status=none 2>"$work/dd-$volume.log" &
+  writer_of[$volume]=$!
+done
+sleep 2
+restart() { # Without the server.
+  kill -KILL "$daemon_pid" && wait "$daemon_pid" 2>/dev/null
+  start_daemon
+}
+all_held() { [ "$(ibnbd-client list --json | grep -c '"state": "held"')" -eq "${#volumes[@]}" ]; }
+restart
+wait_for 20 all_held || fail "without the server the devices are not served: $(ibnbd-client list)"
+restart # Nor by the third one.
+wait_for 20 all_held || fail "without the server the devices are not served again: $(ibnbd-client list)"
+for volume in ublk-held nbd-held; do
+  listed() { ibnbd-client show --ios "${node_of[$volume]}" | grep -q 'write.*server'; }
+  wait_for 40 listed || fail "$volume: what waits is not listed: $(ibnbd-client show --ios "${node_of[$volume]}")"
+done
+for volume in ublk-fails nbd-fails; do
+  gone() { ! kill -0 "${writer_of[$volume]}" 2>/dev/null; }
+  wait_for 60 gone || fail "$volume: its time is over, but its IO waits: $(ibnbd-client show "${node_of[$volume]}")"
+  [ $((SECONDS - lost)) -ge 14 ] || fail "$volume: failed after $((SECONDS - lost)) s of 15"
+  wait "${writer_of[$volume]}" && fail "$volume: a write succeeded without a server"
+  ibnbd-client list | grep "${node_of[$volume]}" | grep -q failing || fail "$volume: not failing: $(ibnbd-client list)"
+done
+unmap "${node_of[ublk-goes]}" --force --timeout 10
+wait "${writer_of[ublk-goes]}" && fail "a write to a device that was taken away succeeded"
+kill -0 "${writer_of[ublk-held]}" && kill -0 "${writer_of[nbd-held]}" || fail "what is to be held has ended"
+
+# The server's machine comes back, and it is not the one that acknowledged what was written.
+cat /proc/sys/kernel/random/uuid >"$work/boot_id"
+mount --bind "$work/boot_id" /proc/sys/kernel/random/boot_id || fail "no other boot"
+start_server "${exports[@]}"
+for volume in ublk-held nbd-held; do
+  wait "${writer_of[$volume]}" || fail "$volume: what was held has failed: $(cat "$work/dd-$volume.log")"
+  cmp -n 65536 "$work/$volume.img" /dev/zero || fail "$volume: what was held is not there"
+  # Every queue tells it once.
+  failed=0
+  for _ in 1 2 3 4; do python3 -c "import os; os.fsync(os.open('${node_of[$volume]}', os.O_RDWR))" 2>/dev/null || failed=1; done
+  [ $failed = 1 ] || fail "$volume: a flush succeeded over a loss of power"
+  python3 -c "import os; os.fsync(os.open('${node_of[$volume]}', os.O_RDWR))" || fail "$volume: flushes fail for ever"
+done
+for volume in ublk-fails nbd-fails; do
+  came_back() { dd if=/dev/zero of="${node_of[$volume]}" bs=64k count=1 oflag=direct status=none; }
+  wait_for 30 came_back || fail "$volume does not come back"
+done
+for volume in ublk-held nbd-held ublk-fails nbd-fails; do unmap "${node_of[$volume]}" --timeout 20; done
+stop "$daemon_pid"
+stop "$server_pid"
