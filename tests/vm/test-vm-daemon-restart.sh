@@ -82,6 +82,23 @@ serve() {
   IBNBD_E2E_LISTEN=$listen start_server --export "fs=$work/fs.img" --export "raw=$work/raw.img" --export "new=$work/raw.img,ro"
 }
 
+# A device of which a daemon cannot read the record is left as it is, IOs and all, for one that can; the other goes on.
+be_misunderstood() {
+  local now
+  kill -TERM "$daemon_pid"
+  wait "$daemon_pid" 2>/dev/null
+  sed -i 's/"as": "nbd"/"as": "of tomorrow"/' /run/ibnbd/devices.json
+  start_daemon
+  now=$(writes_of "$ublk")
+  wait_for 60 has_written "$ublk" $((now + 20)) || fail "no IO on $ublk: $(ibnbd-client list)"
+  ibnbd-client list --json | grep -q '"state_reason": ".*cannot read the record.*of tomorrow' || fail "not shown: $(ibnbd-client list --json)"
+  kill -KILL "$daemon_pid"
+  wait "$daemon_pid" 2>/dev/null
+  sed -i 's/"as": "of tomorrow"/"as": "nbd"/' /run/ibnbd/devices.json
+  start_daemon
+  await_progress
+}
+
 for listen in "${schemes[@]}"; do
   rm -f "$work/enough"
   truncate -s 256M "$work/fs.img"
@@ -108,6 +125,7 @@ for listen in "${schemes[@]}"; do
     [ "$fds" -eq 0 ] && fds=$(daemon_fds)
     alive "$file_pid" && alive "$raw_pid" || fail "$listen, restart $i: an error was seen: $(tail -n 5 "$work/file.log" "$work/raw.log")"
   done
+  [ "$listen" != "${schemes[0]}" ] || be_misunderstood
   # One and the same daemon, which comes back to servers that come and go: nothing is left of what was.
   for ((i = 1; i <= 5; i++)); do
     port_wanted=$port
