@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ibnbd-server/export_table.h"
 
+#include <cerrno>
 #include <set>
 #include <utility>
 
@@ -20,6 +21,11 @@ constexpr std::int64_t kFindLockWaitNs = 100 * kNsPerMs;
 // Beyond that, of volumes that nobody has open, it is forgotten who wrote them.
 constexpr std::size_t kWritersMax = 16384;
 
+// What does not answer is not known to be another one.
+bool IsStale(const rnbd::Export& exported) {
+  return ErrnoFromStatus(exported.backend->CheckPlace()) == -ESTALE;
+}
+
 std::shared_ptr<rnbd::Export> MakeExport(const std::string& name, bool read_only,
                                          std::unique_ptr<rnbd::Backend> backend) {
   auto exported = std::make_shared<rnbd::Export>();
@@ -31,6 +37,16 @@ std::shared_ptr<rnbd::Export> MakeExport(const std::string& name, bool read_only
 
 }  // namespace
 
+// What a file system is asked for, if it answers soon.
+template <class T>
+absl::StatusOr<T> ExportTable::Search(std::function<absl::StatusOr<T>()> f) {
+  const auto found = std::make_shared<absl::StatusOr<T>>(absl::UnknownError("not found yet"));
+  if (search_.Run([found, f = std::move(f)] { *found = f(); })) {
+    return std::move(*found);
+  }
+  return ErrnoStatus(EBUSY, "the file system of the search path does not answer");
+}
+
 absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::string& session_name,
                                                                 const std::string& export_name) {
   if (const auto it = entries_.find(export_name); it != entries_.end()) return it->second.exported;
@@ -39,15 +55,20 @@ absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::strin
   }
   DropUnusedFinds();
   ASSIGN_OR_RETURN(const SearchPath::Identity identity,
-                   search_path_->Find(session_name, export_name));
+                   Search<SearchPath::Identity>([path = *search_path_, session_name, export_name] {
+                     return path.Find(session_name, export_name);
+                   }));
   if (const auto it = found_.find(identity); it != found_.end()) {
     if (auto exported = it->second.exported.lock()) return exported;
   }
   VolumeOptions options;
   options.read_only_if_refused = true;
   options.lock_wait_ns = kFindLockWaitNs;
-  absl::StatusOr<std::unique_ptr<Volume>> volume =
-      search_path_->Open(session_name, export_name, options);
+  using VolumePtr = std::unique_ptr<Volume>;
+  absl::StatusOr<VolumePtr> volume =
+      Search<VolumePtr>([path = *search_path_, session_name, export_name, options] {
+        return path.Open(session_name, export_name, options);
+      });
   if (!volume.ok()) return volume.status();
   auto exported = MakeExport(export_name, false, std::make_unique<FileBackend>(*std::move(volume)));
   LOG_INFO("export ", export_name, " for session ", session_name, ": ",
@@ -104,7 +125,7 @@ ExportTable::Plan ExportTable::PlanFor(const std::vector<ExportSpec>& wanted) co
     const auto it = entries_.find(spec.name);
     if (it == entries_.end()) {
       plan.add.push_back(spec);
-    } else if (it->second.spec != spec || !it->second.exported->backend->CheckPlace().ok()) {
+    } else if (it->second.spec != spec || IsStale(*it->second.exported)) {
       const rnbd::Export& exported = *it->second.exported;
       if (exported.reader_count + exported.writer_count == 0) {
         plan.replace.push_back(spec);

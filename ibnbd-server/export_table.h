@@ -3,6 +3,7 @@
 // volumes are opened when a session asks and closed when the last one has left.  Control thread.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "ibnbd-server/bounded_call.h"
 #include "ibnbd-server/export_spec.h"
 #include "ibnbd-server/search_path.h"
 #include "rnbd/server.h"
@@ -52,11 +54,14 @@ class ExportTable final : public rnbd::ExportProvider {
     std::weak_ptr<rnbd::Export> exported;
   };
   void DropUnusedFinds();
+  template <class T>
+  absl::StatusOr<T> Search(std::function<absl::StatusOr<T>()> f);
   // Of a volume that may have been open before, and was let go meanwhile: who wrote it is not
   // forgotten.
   std::shared_ptr<rnbd::WriterRecord> WritersOf(const std::string& source);
 
   const std::optional<SearchPath> search_path_;
+  BoundedCall search_;  // Below it.
   std::map<std::string, Entry> entries_;
   std::map<SearchPath::Identity, Found> found_;
   std::map<std::string, std::shared_ptr<rnbd::WriterRecord>> writers_;

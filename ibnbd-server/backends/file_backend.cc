@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "ibnbd-server/backends/file_queue.h"
 #include "reactor/reactor.h"
 
@@ -24,6 +25,22 @@ std::string FileBackend::Describe() const {
   return absl::StrCat(volume_->is_block_device() ? "device " : "file ", volume_->path(),
                       volume_->direct() ? ", O_DIRECT" : ", buffered",
                       volume_->geometry().read_only ? ", read-only" : "");
+}
+
+void FileBackend::RefreshSize() {
+  const auto found = std::make_shared<absl::StatusOr<std::uint64_t>>(std::uint64_t{0});
+  if (looks_.Run([volume = volume_, found] {
+        volume->CheckSize();
+        *found = volume->SizeNow();
+      })) {
+    volume_->TakeSize(*found);
+  }
+}
+
+absl::Status FileBackend::CheckPlace() const {
+  const auto found = std::make_shared<absl::Status>();
+  if (looks_.Run([volume = volume_, found] { *found = volume->CheckPlace(); })) return *found;
+  return ErrnoStatus(EBUSY, absl::StrCat(volume_->path(), ": its file system does not answer"));
 }
 
 absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> FileBackend::CreateQueue(Reactor& reactor,

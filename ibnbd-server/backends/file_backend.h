@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "ibnbd-server/backends/volume.h"
+#include "ibnbd-server/bounded_call.h"
 #include "rnbd/block_backend.h"
 
 namespace ibnbd {
@@ -18,14 +19,16 @@ class FileBackend final : public rnbd::Backend {
 
   [[nodiscard]] const rnbd::Geometry& geometry() const override { return volume_->geometry(); }
   [[nodiscard]] std::string Describe() const override;
-  void RefreshSize() override { volume_->RefreshSize(); }
-  [[nodiscard]] absl::Status CheckPlace() const override { return volume_->CheckPlace(); }
+  void RefreshSize() override;
+  // EBUSY, too: the file system does not answer.
+  [[nodiscard]] absl::Status CheckPlace() const override;
   absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> CreateQueue(
       Reactor& reactor, std::uint32_t io_count_max) override;
   [[nodiscard]] const Volume& volume() const { return *volume_; }
 
  private:
-  const std::unique_ptr<Volume> volume_;
+  const std::shared_ptr<Volume> volume_;  // Shared with a call that does not return.
+  mutable BoundedCall looks_;
 };
 
 // Errors begin with "attach PATH: ".

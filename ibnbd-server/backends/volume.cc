@@ -353,11 +353,9 @@ absl::Status Volume::CheckPlace() const {
                                           "ends"));
 }
 
-void Volume::RefreshSize() {
-  CheckSize();
+void Volume::TakeSize(const absl::StatusOr<std::uint64_t>& found) {
   std::uint64_t intact = intact_bytes();
   if (intact != geometry_.size_bytes) return;  // Something was cut off: that stays lost.
-  const absl::StatusOr<std::uint64_t> found = SizeNow();
   if (!found.ok()) {
     LOG_WARN("volume ", path_, ": its size cannot be told: ", found.status().message());
     return;

@@ -70,13 +70,14 @@ class Volume {
   [[nodiscard]] std::uint64_t device() const { return device_; }  // st_dev, or st_rdev of a device.
   [[nodiscard]] std::uint64_t inode() const { return inode_; }    // 0 for a device.
 
-  // Takes the size again, if it has grown; of a file that was ever shrunk, never.  Control thread.
-  void RefreshSize();
-
-  // As rnbd::Backend has it.
-  [[nodiscard]] absl::Status CheckPlace() const;
+  // Takes the size, as SizeNow() has it, if it has grown; of a file that was ever shrunk, never.
+  // Control thread.
+  void TakeSize(const absl::StatusOr<std::uint64_t>& found);
 
   // --- Any thread, from here on. ---
+  // As rnbd::Backend has it, but that it may take as long as the file system does.
+  [[nodiscard]] absl::Status CheckPlace() const;
+  [[nodiscard]] absl::StatusOr<std::uint64_t> SizeNow() const;  // Likewise.
   // How much of the file is still what was opened.  Somebody may shrink the file; what was cut off
   // stays lost even if it grows again: it would read as zeros that nobody wrote.
   [[nodiscard]] std::uint64_t intact_bytes() const {
@@ -104,7 +105,6 @@ class Volume {
   void UseBuffered(const std::string& why);
   absl::Status FitBlockSize(std::uint32_t block_size_min);
   void ProbeRanges();
-  [[nodiscard]] absl::StatusOr<std::uint64_t> SizeNow() const;
 
   const std::string path_;
   const VolumeOptions options_;

@@ -85,7 +85,8 @@ class Backend {
   // shrinks.  Control thread, as all readers of geometry().size_bytes must be.
   virtual void RefreshSize() {}
   // ESTALE: what we serve is no longer what the name of the volume leads to; it was replaced or
-  // removed, and what is written now will be gone with us.  Control thread.
+  // removed, and what is written now will be gone with us.  EBUSY: it cannot be told now, ask
+  // again. Returns within a moment.  Control thread.
   [[nodiscard]] virtual absl::Status CheckPlace() const { return absl::OkStatus(); }
   // `io_count_max`: how many IOs may be outstanding on the queue at once.  On the reactor's thread.
   virtual absl::StatusOr<std::unique_ptr<BackendQueue>> CreateQueue(Reactor& reactor,

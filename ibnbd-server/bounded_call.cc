@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ibnbd-server/bounded_call.h"
+
+#include <pthread.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+
+namespace ibnbd {
+
+struct BoundedCall::State {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool running = false;
+};
+
+namespace {
+
+template <class State>
+struct Call {
+  std::shared_ptr<State> state;
+  std::function<void()> f;
+};
+
+template <class State>
+void* Perform(void* argument) {
+  const std::unique_ptr<Call<State>> call(static_cast<Call<State>*>(argument));
+  call->f();
+  call->f = nullptr;  // What it holds goes first: a lock on a file, say.
+  {
+    const std::lock_guard<std::mutex> lock(call->state->mutex);
+    call->state->running = false;
+  }
+  call->state->changed.notify_all();
+  return nullptr;
+}
+
+// Nobody waits for its end: it may never come.
+bool StartDetached(void* (*function)(void*), void* argument) {
+  pthread_t thread{};
+  if (pthread_create(&thread, nullptr, function, argument) != 0) return false;
+  (void)pthread_detach(thread);
+  return true;
+}
+
+}  // namespace
+
+BoundedCall::BoundedCall() : state_(std::make_shared<State>()) {}
+
+bool BoundedCall::Run(std::function<void()> f, std::int64_t patience_ns) {
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  if (state_->running) return false;
+  auto call = std::make_unique<Call<State>>(Call<State>{state_, std::move(f)});
+  if (!StartDetached(Perform<State>, call.get())) return false;
+  (void)call.release();    // The thread's.
+  state_->running = true;  // It cannot have got to the end: we have the mutex.
+  return state_->changed.wait_for(lock, std::chrono::nanoseconds(patience_ns),
+                                  [this] { return !state_->running; });
+}
+
+}  // namespace ibnbd

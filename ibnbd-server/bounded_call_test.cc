@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ibnbd-server/bounded_call.h"
+
+#include <atomic>
+#include <memory>
+
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+
+namespace ibnbd {
+namespace {
+
+constexpr std::int64_t kForEver = 600 * kNsPerSecond;
+
+TEST(BoundedCall, WhatReturnsHasRun) {
+  BoundedCall call;
+  const auto count = std::make_shared<int>(0);
+  for (int i = 1; i <= 100; ++i) {
+    ASSERT_TRUE(call.Run([count] { ++*count; }, kForEver));
+    ASSERT_EQ(*count, i);
+  }
+}
+
+TEST(BoundedCall, WhatHangsIsLeftBehindAndNothingElseIsBegunUntilItReturns) {
+  struct Shared {
+    absl::Notification begun, release;
+    std::atomic<int> others{0};
+  };
+  const auto shared = std::make_shared<Shared>();
+  BoundedCall call;
+  EXPECT_FALSE(call.Run(
+      [shared] {
+        shared->begun.Notify();
+        shared->release.WaitForNotification();
+      },
+      kNsPerMs));
+  shared->begun.WaitForNotification();
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_FALSE(call.Run([shared] { ++shared->others; }, kForEver));  // At once, not then.
+  }
+  BoundedCall another;
+  EXPECT_TRUE(another.Run([] {}, kForEver));
+  shared->release.Notify();
+  while (!call.Run([shared] { ++shared->others; }, kForEver)) {
+  }
+  EXPECT_EQ(shared->others, 1);
+}
+
+TEST(BoundedCall, ItMayEndBeforeWhatItHasLeftBehind) {
+  struct Shared {
+    absl::Notification release, done;
+  };
+  const auto shared = std::make_shared<Shared>();
+  {
+    BoundedCall call;
+    EXPECT_FALSE(call.Run(
+        [shared] {
+          shared->release.WaitForNotification();
+          shared->done.Notify();
+        },
+        kNsPerMs));
+  }
+  shared->release.Notify();
+  shared->done.WaitForNotification();
+}
+
+}  // namespace
+}  // namespace ibnbd

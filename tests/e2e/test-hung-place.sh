@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The file system of one volume stops answering.  The control plane is every client's: others still come in, open, and do IO, and
+# who wants the volume is told to wait, and gets it when the file system answers again.
+[ -n "${IBNBD_IN_NAMESPACE:-}" ] || IBNBD_IN_NAMESPACE=1 exec unshare -rm "$0" "$@"
+. "$(dirname "$0")/functions.sh"
+requires nbdsh python3
+[ -w /dev/fuse ] || skip "no /dev/fuse"
+
+mkdir "$work/place"
+start fs python3 "$here/hung_fs.py" "$work/place" "$work/hang" 1048576
+fs_pid=$pid
+wait_for 20 grep -q mount "$work/fs.log" || fail "no file system: $(cat "$work/fs.log")"
+grep -q mounted "$work/fs.log" || skip "FUSE cannot be mounted here: $(cat "$work/fs.log")"
+truncate -s 1M "$work/good.img"
+cleanup_fn umount -l "$work/place"
+start_server --threads 1 --search-path "$work/place" --export "slow=$work/place/vol.img,ro" --export "good=$work/good.img"
+start_bridge "$uri/slow"
+slow=$socket
+read_block() { timeout "$1" nbdsh -u "nbd+unix:///?socket=$2" -c "h.pread(4096, 0)"; }
+read_block 20 "$slow" || fail "the volume cannot be read before its file system hangs"
+stop "$bridge_pid"
+
+: >"$work/hang"
+# One that asks for it, and goes on asking, and one that asks for a name below the directory that hangs.
+start asks timeout 120 nbd-bridge --socket "$work/asks.sock" "$uri/slow"
+asks_pid=$pid
+start finds timeout 120 nbd-bridge --socket "$work/finds.sock" "$uri/vol.img"
+finds_pid=$pid
+wait_for 20 grep -q "open slow: .*does not answer" "$server_log" || fail "nobody says that the place does not answer: $(cat "$server_log")"
+wait_for 20 grep -q "open vol.img: .*does not answer" "$server_log" || fail "nobody says that the search path does not answer"
+for i in 1 2 3; do
+  start_bridge "$uri/good"
+  read_block 20 "$socket" || fail "round $i: the other volume does not answer"
+  stop "$bridge_pid"
+done
+alive "$fs_pid" || fail "the file system has ended"
+
+rm "$work/hang"
+kill "$asks_pid" "$finds_pid" 2>/dev/null
+opens() { start again timeout 60 nbd-bridge --socket "$work/again$1.sock" "$uri/slow" && wait_for 5 grep -q '^listening on ' "$work/again.log"; }
+for i in 1 2 3 4 5 6; do opens "$i" && break; done
+read_block 20 "$work/again$i.sock" || fail "the volume is not served when its file system answers again"
+stop "$server_pid"
