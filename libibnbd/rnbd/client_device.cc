@@ -192,6 +192,7 @@ DevicePast DeviceImpl::past() const {
 
 void DeviceImpl::Resume(const DevicePast& past) {
   CHECK(queues_.empty() && open_done_ == nullptr);
+  SIM_MARK("client: resumed a device");
   const std::int64_t now_ns = context_.control.reactor().now_ns();
   info_ = past.info;
   info_.read_only = mode_ == AccessMode::kReadOnly;
@@ -199,11 +200,13 @@ void DeviceImpl::Resume(const DevicePast& past) {
   writer_epoch_ = past.info.writer_epoch;
   CreateQueues();
   // Of a whole life that we know nothing of, one write that is not flushed.
-  if (!info_.read_only && info_.write_cache) ledger_->OnVolatileWrite(0);
+  if (!info_.read_only && info_.write_cache && !IBNBD_CANARY(11)) ledger_->OnVolatileWrite(0);
   state_ = DeviceState::kHeld;
   reason_ = "left by another process: waits for the session";
-  lost_at_ns_ = now_ns - past.held_ns;
-  if (policy_.fail_after_ns >= 0 && past.held_ns >= policy_.fail_after_ns) {
+  const std::int64_t held_ns = IBNBD_CANARY(12) ? 0 : past.held_ns;
+  lost_at_ns_ = now_ns - held_ns;
+  if (policy_.fail_after_ns >= 0 && held_ns >= policy_.fail_after_ns) {
+    SIM_MARK("client: resumed a device whose time was over");
     // Who relies on the policy must not see now what was written long ago.
     not_before_ns_ = now_ns + kFailFirstNs;
     return OnLossTimer();
@@ -328,6 +331,9 @@ DeviceQueueImpl::Opened DeviceImpl::TakeInstance() {
   if (!power_lost) return opened;
   const std::uint64_t lost = ledger_->TakeUnflushed();
   opened.writes_lost = lost > 0;
+  if (generation_ == 1 && open_done_ == nullptr) {
+    SIM_MARK("client: resumed a device after a loss of power");
+  }
   if (opened.writes_lost) {
     LOG_WARN("volume ", name_, ": server restarted its machine: ", lost,
              " acknowledged writes since the last flush may be lost; the next flush fails");
@@ -416,7 +422,9 @@ void DeviceImpl::OnSessionDown(const absl::Status& why) {
 
 // Of one that was never open there is nothing better to say.
 void DeviceImpl::OnConnectFailed(const absl::Status& why) {
-  if (generation_ == 0) reason_ = std::string(why.message());
+  if (generation_ != 0) return;
+  if (open_done_ == nullptr) SIM_MARK("client: resumed a device without a server");
+  reason_ = std::string(why.message());
 }
 
 void DeviceImpl::Hold(std::string reason) {

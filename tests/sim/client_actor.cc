@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/sim/client_actor.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -71,6 +72,15 @@ void ClientActor::CreateClient(Life& life) {
 }
 
 void ClientActor::StartClient(Life& life) {
+  const bool resumes = std::any_of(workloads_.begin(), workloads_.end(),
+                                   [](const auto& workload) { return workload->resumable(); });
+  if (resumes) {  // Then it waits for nobody.
+    life.client->Start(/*retry=*/true, nullptr);
+    for (auto& workload : workloads_) {
+      workload->resumable() ? workload->Resume() : workload->OnSessionReady();
+    }
+    return;
+  }
   life.client->Start(/*retry=*/true, [this, life = &life](const absl::Status& status) {
     if (life->dead || closing_) return;
     if (!status.ok()) return OnGivenUp(status);
@@ -85,7 +95,8 @@ void ClientActor::Crash() {
   CHECK(running_);
   running_ = false;
   Life& life = *lives_.back();
-  for (auto& workload : workloads_) workload->OnCrash();
+  const bool survived = options_.client_id != 0 && prng_.Chance(options_.survived_ppm);
+  for (auto& workload : workloads_) workload->OnCrash(survived);
   world_.CrashHost(host_);
   life.dead = true;
   // The ghost is cut off from the world; it sees its connections break and is closed in order,

@@ -22,6 +22,9 @@ struct ClientActorOptions {
   rtrs::PathPolicyKind policy = rtrs::PathPolicyKind::kAdaptive;
   // Non-zero: its next life ends the session that its former life has left, as a daemon's does.
   std::uint64_t client_id = 0;
+  // Of its crashes: the application does not die with it, and its next life goes on with what was
+  // open.  Needs a client_id.
+  std::uint32_t survived_ppm = 0;
   std::uint32_t lanes = 2;
   std::int64_t heartbeat_ns = kNsPerSecond;
   std::vector<WorkloadOptions> workloads;
@@ -35,7 +38,7 @@ class ClientActor {
   ~ClientActor();  // Requires: closed(), and no ghosts().
 
   void Start();
-  void Crash();    // kill -9, or the host loses power: for a client they are the same.
+  void Crash();    // kill -9; or, if the application dies with it, the host loses power.
   void Restart();  // With a new process under the same name.
   // Adds a path, removes one, or changes a weight or the policy, as the seed draws.
   void ChangePaths();

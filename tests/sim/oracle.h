@@ -13,9 +13,13 @@
 //   O8  After the storm every IO completes within a virtual deadline.
 //   O9  A volume that stands where another one stood under the same name is never written to by
 //       who had opened the other one (the server actor reports it).
+//   O10 What a client's next life gets to do again, and what had waited for longer than the loss
+//       policy lets it when that life took it, is not done.
 //
 // Several clients may use one volume.  A flush promises what its own client wrote, as a device's
-// flush does; what others wrote it makes stable if it is still there.
+// flush does; what others wrote it makes stable if it is still there.  If the application outlives
+// its client (workload_resume.cc) nothing changes for it, and nothing here: an IO that the next
+// life is given again is the same IO, and a flush promises what was acknowledged in any life.
 //
 // The rule for O1 and O3.  A write that is not acknowledged may be issued again, so until its end
 // it may take effect more than once, as on any block device.  Every write has a life [start, end]:
@@ -50,8 +54,8 @@ class SectorHistory {
   // The client was told, by a flush that failed, that a crash may have undone what was acknowledged
   // so far: later flushes do not promise it.
   void OnLossReported(std::int64_t now, ClientId client = 0);
-  // The client died or closed the volume, and forgot what it had not flushed: nobody will be told
-  // if that is lost, and later flushes do not promise it.
+  // The application died or closed the volume, and forgot what it had not flushed: nobody will be
+  // told if that is lost, and later flushes do not promise it.
   void OnClientGone(std::int64_t now, ClientId client);
   // Forgets what no read that began at `oldest_started` or later may return.  If that leaves too
   // much, reads that began before `now` are judged less strictly.

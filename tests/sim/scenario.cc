@@ -146,7 +146,11 @@ void Scene::AwaitRestart() {
 void Scene::CrashClient(ClientActor& client) {
   client.Crash();
   ++counts_.client_crashes;
-  world_.Schedule(Pause(), [&client] { client.Restart(); });
+  // One supply for both, or one reason: what a new client finds changed is what this is for.
+  if (server_->running() && options_.server_crashes > 0 && prng_.Chance(300'000)) CrashServer();
+  // A service manager is quick: often what the dead one sent is still on its way.
+  const std::int64_t pause = prng_.Chance(500'000) ? Pause() / 50 : Pause();
+  world_.Schedule(pause, [&client] { client.Restart(); });
 }
 
 void Scene::ReplaceVolume(std::uint32_t volume) {

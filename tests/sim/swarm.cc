@@ -81,7 +81,10 @@ void DrawCast(Prng& prng, ScenarioOptions* options) {
   for (ClientActorOptions& client : options->clients) {
     client.lanes = Draw32(prng, 1, 3);
     client.paths = Draw32(prng, 1, static_cast<std::int64_t>(options->plans.size()));
-    if (prng.Chance(600'000)) client.client_id = 1 + prng.Below(UINT64_MAX);
+    if (prng.Chance(750'000)) {
+      client.client_id = 1 + prng.Below(UINT64_MAX);
+      client.survived_ppm = OneOf<std::uint32_t>(prng, {0, 700'000, 1'000'000, 1'000'000});
+    }
     client.policy = static_cast<rtrs::PathPolicyKind>(prng.Below(4));
   }
   options->sector_counts.resize(1 + prng.Below(3));
@@ -140,6 +143,36 @@ void DrawFenceScenario(Prng& prng, ScenarioOptions* options) {
   }
 }
 
+// A daemon under a file system is killed and started again, over and over: with writes on their
+// way, while the server is away, after a loss of power; and little else.
+void DrawRestartScenario(Prng& prng, ScenarioOptions* options) {
+  if (prng.Chance(500'000)) SharpenFence(prng, &options->plans[0]);
+  options->plans[0].cut_ppm = OneOf<std::uint32_t>(prng, {0, 1'000, 3'000});
+  options->plans[0].link_delay_ns = {100 * kNsPerUs, 2 * kNsPerMs};
+  if (prng.Chance(300'000)) options->plans.push_back(options->plans[0]);
+  options->storm_ns = prng.Between(4, 10) * kNsPerSecond;
+  options->client_crashes = OneOf(prng, {4.0, 8.0, 16.0});
+  options->server_crashes = OneOf(prng, {0.0, 2.0, 6.0});
+  options->power_loss_ppm = OneOf<std::uint32_t>(prng, {500'000, 1'000'000});
+  options->impostors = DrawTimes(prng, 200'000, 4);
+  options->policy_changes = DrawTimes(prng, 200'000, 8);
+  options->freezes = DrawTimes(prng, 200'000, 4);
+  DrawCast(prng, options);
+  options->hostile_clients = 0;
+  options->disk_ns_max = OneOf(prng, {200 * kNsPerUs, 20 * kNsPerMs, 2 * kNsPerSecond});
+  for (std::uint64_t& count : options->sector_counts) count = 16;
+  for (ClientActorOptions& client : options->clients) {
+    client.client_id = 1 + prng.Below(UINT64_MAX);
+    client.survived_ppm = 1'000'000;
+    for (WorkloadOptions& use : client.workloads) {
+      use.sector_count = 16;
+      use.io_depth = 8;
+      use.think_ns_max = 5 * kNsPerMs;
+      if (prng.Chance(300'000)) use.fail_after_ns = prng.Between(20, 1500) * kNsPerMs;
+    }
+  }
+}
+
 }  // namespace
 
 ScenarioOptions DrawScenario(std::uint64_t seed) {
@@ -148,6 +181,10 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   options.seed = seed;
   if (prng.Chance(250'000)) {
     DrawFenceScenario(prng, &options);
+    return options;
+  }
+  if (prng.Chance(150'000)) {
+    DrawRestartScenario(prng, &options);
     return options;
   }
   // One client in two has several paths.  Each rail has faults of its own, or none.
@@ -186,9 +223,11 @@ std::string ScenarioOptions::ToString() const {
       keys_per_io ? "a key per IO" : "a key per path", heartbeat_ns / kNsPerMs,
       disk_ns_max / kNsPerUs);
   for (const ClientActorOptions& client : clients) {
-    absl::StrAppendFormat(&text, "  client with %d lanes, %s id, %d of %d paths, policy %d\n",
+    absl::StrAppendFormat(&text,
+                          "  client with %d lanes, %s id, %d of %d paths, policy %d, "
+                          "application survives %d ppm of its crashes\n",
                           client.lanes, client.client_id == 0 ? "no" : "an", client.paths,
-                          plans.size(), static_cast<int>(client.policy));
+                          plans.size(), static_cast<int>(client.policy), client.survived_ppm);
     for (const WorkloadOptions& use : client.workloads) {
       absl::StrAppendFormat(
           &text,

@@ -99,6 +99,8 @@ void Workload::OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device) {
   ++crew.openings;
   crew.device = *device;
   if (options_.fail_after_ns >= 0) SetFailAfter(options_.fail_after_ns);
+  TakeNote(crew);
+  NoteLater(crew, prng_.Between(0, kNsPerSecond));
   for (auto& worker : crew.workers) Think(*worker, options_.think_ns_max);
 }
 
@@ -119,6 +121,8 @@ void Workload::SetFailAfter(std::int64_t fail_after_ns) {
 void Workload::Reopen() {
   if (crews_.empty() || crews_.back()->dead || crews_.back()->device == nullptr) return;
   Crew& crew = *crews_.back();
+  AbandonLeftOvers();
+  note_.reset();
   rnbd::Device* device = std::exchange(crew.device, nullptr);
   crew.client->CloseDevice(device, kCloseNs, [this, &crew] {
     if (crew.dead) return;
@@ -132,26 +136,8 @@ void Workload::Reopen() {
 
 void Workload::OnClosing() {
   submitting_ = false;
+  AbandonLeftOvers();
   if (!crews_.empty()) crews_.back()->device = nullptr;
-}
-
-void Workload::OnCrash() {
-  if (crews_.empty() || crews_.back()->dead) return;
-  Crew& crew = *crews_.back();
-  crew.dead = true;
-  crew.device = nullptr;
-  for (auto& worker : crew.workers) {
-    if (!worker->outstanding) continue;
-    worker->outstanding = false;
-    --outstanding_;
-    ++counts_.abandoned;
-    if (worker->op == rnbd::IoOp::kRead) {
-      oracle_.OnReadEnded(worker->started_ns);
-    } else if (worker->op != rnbd::IoOp::kFlush) {
-      TakeDoubt(*worker);
-    }
-  }
-  oracle_.OnClientGone(world_.now_ns(), options_.client);
 }
 
 void Workload::Bury() {
@@ -203,14 +189,23 @@ void Workload::DrawIo(Worker& worker) {
   worker.offset = sector * kSector;
   worker.length = count * kSector;
   worker.fua = worker.preflush = worker.no_unmap = false;
-  worker.data = {};
-  worker.keys = nullptr;
   DrawOp(worker);
   if (worker.op == rnbd::IoOp::kFlush) worker.offset = worker.length = 0;
-  if (worker.op == rnbd::IoOp::kRead || worker.op == rnbd::IoOp::kWrite) {
-    worker.data = worker.buffer.first(worker.length);
-    worker.keys = &worker.crew->region->keys();
+}
+
+// What the buffer holds when the IO is given to the device, each time.
+void Workload::PrepareData(Worker& worker) {
+  worker.data = {};
+  worker.keys = nullptr;
+  if (worker.op != rnbd::IoOp::kRead && worker.op != rnbd::IoOp::kWrite) return;
+  worker.data = worker.buffer.first(worker.length);
+  worker.keys = &worker.crew->region->keys();
+  if (worker.op == rnbd::IoOp::kRead) {
+    std::fill(worker.data.begin(), worker.data.end(), std::byte{0xee});  // Not valid content.
+    return;
   }
+  VolumeOracle::Fill(worker.data.data(), options_.volume, worker.write_id, worker.offset / kSector,
+                     worker.length / kSector);
 }
 
 // What the oracle must know before the IO can take effect.
@@ -219,16 +214,10 @@ void Workload::StartIo(Worker& worker) {
   const bool zeroes = worker.op == rnbd::IoOp::kWriteZeroes || worker.op == rnbd::IoOp::kDiscard;
   if (worker.op == rnbd::IoOp::kWrite || zeroes) {
     worker.write_id = oracle_.NextWriteId();
-    if (!zeroes) {
-      VolumeOracle::Fill(worker.data.data(), options_.volume, worker.write_id, sector, count);
-    }
     oracle_.OnWriteStarted(worker.write_id, zeroes, sector, count, worker.started_ns,
                            options_.client);
   }
-  if (worker.op == rnbd::IoOp::kRead) {
-    std::fill(worker.data.begin(), worker.data.end(), std::byte{0xee});  // Not valid content.
-    oracle_.OnReadStarted(worker.started_ns);
-  }
+  if (worker.op == rnbd::IoOp::kRead) oracle_.OnReadStarted(worker.started_ns);
   counts_.reads += worker.op == rnbd::IoOp::kRead;
   counts_.writes += worker.op == rnbd::IoOp::kWrite;
   counts_.flushes += worker.op == rnbd::IoOp::kFlush;
@@ -237,18 +226,23 @@ void Workload::StartIo(Worker& worker) {
 }
 
 void Workload::Submit(Worker& worker) {
-  rnbd::Device* device = worker.crew->device;
-  if (!submitting_ || device == nullptr || worker.outstanding) return;
+  if (!submitting_ || worker.crew->device == nullptr || worker.outstanding) return;
   DrawIo(worker);
   worker.started_ns = world_.now_ns();
+  worker.too_old = false;
   StartIo(worker);
   ++outstanding_;
   ++counts_.submitted;
+  GiveToDevice(worker);
+}
+
+void Workload::GiveToDevice(Worker& worker) {
+  PrepareData(worker);
   worker.outstanding = true;
   world_.Trace("io submitted: client and op, first sector, sectors, write",
                100 * options_.client + static_cast<std::uint64_t>(worker.op),
                worker.offset / kSector, worker.length / kSector, worker.write_id);
-  const int error = device->queue(worker.lane).Submit(worker);
+  const int error = worker.crew->device->queue(worker.lane).Submit(worker);
   if (error == 0) return;
   oracle_.Report("O2", absl::StrFormat("a valid IO (op %d offset %d length %d) was refused: %s",
                                        static_cast<int>(worker.op), worker.offset, worker.length,

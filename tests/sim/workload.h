@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a client does with one volume, over all lives of the client: it opens the device, keeps
 // io_depth IOs under way, and holds every answer against the volume's oracle.
+//
+// The application may outlive the client, as a file system on a kernel device outlives the daemon:
+// then the kernel keeps what was not answered for the client's next life, which goes on with the
+// device, and no promise ends (workload_resume.cc).
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,7 +43,7 @@ struct WorkloadCounts {
   std::uint64_t submitted = 0, completed = 0, abandoned = 0;
   std::uint64_t reads = 0, writes = 0, flushes = 0, zeroes = 0, discards = 0;
   std::uint64_t errors = 0, timeouts = 0, cancelled = 0, opens = 0, opens_refused = 0;
-  std::uint64_t wrong_volumes = 0;
+  std::uint64_t wrong_volumes = 0, resumes = 0;
   void Add(const WorkloadCounts& other);
 };
 
@@ -53,8 +58,12 @@ class Workload {
   // `lanes`: the reactors of the client's lanes.
   void Begin(rnbd::Client& client, fabric::Fabric& fabric, std::vector<Reactor*> lanes);
   void OnSessionReady();
-  // The client dies: what is under way is in doubt, and what it says from now on means nothing.
-  void OnCrash();
+  // The client dies, and what it says from now on means nothing.  What is under way is kept for its
+  // next life if the application outlives it, and if the device was open; else it is in doubt.
+  void OnCrash(bool application_survives);
+  // Instead of OnSessionReady(), in a life that goes on with the device; it has started already.
+  [[nodiscard]] bool resumable() const { return resumable_; }
+  void Resume();
   // The client has been closed, or its ghost has: its memory may go.  The oldest life first.
   void Bury();
 
@@ -78,6 +87,7 @@ class Workload {
     std::uint32_t index = 0;
     std::uint32_t lane = 0;
     bool outstanding = false;
+    bool too_old = false;  // The loss policy's time was over when this life took it: it must fail.
     WriteId write_id = 0;
     std::int64_t started_ns = 0;
     std::span<std::byte> buffer;  // Between guard bytes.
@@ -95,7 +105,30 @@ class Workload {
     std::vector<std::unique_ptr<Worker>> workers;
   };
 
+  // An IO that the life before has not answered.
+  struct LeftOver {
+    std::uint32_t worker;
+    rnbd::IoOp op;
+    bool fua, preflush, no_unmap;
+    std::uint64_t offset, length;
+    WriteId write_id;
+    std::int64_t started_ns;
+  };
+  // What a daemon writes down of its device, every second.  Times are the host's.
+  struct Note {
+    rnbd::DevicePast past;
+    std::int64_t waits_since_ns = 0;  // The loss of the server; without one, when it was noted.
+  };
+
   [[nodiscard]] bool Alive(std::uint32_t life) const;
+  void TakeNote(Crew& crew);
+  void NoteLater(Crew& crew, std::int64_t delay_ns);
+  void LeaveIos(Crew& crew);
+  void GiveUpIos(Crew& crew);
+  void AbandonLeftOvers();
+  void Abandon(const LeftOver& io);
+  void SubmitLeftOvers(Crew& crew, std::uint32_t lane, bool too_old);
+  void PrepareData(Worker& worker);
   void OpenDevice(Crew& crew);
   void OpenLater(Crew& crew, std::int64_t delay_ns);
   void OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device);
@@ -104,12 +137,13 @@ class Workload {
   void DrawIo(Worker& worker);
   void DrawOp(Worker& worker);
   void StartIo(Worker& worker);
+  void GiveToDevice(Worker& worker);
   void OnDone(Worker& worker, int error);
   void Judge(Worker& worker, int error);
   void JudgeError(Worker& worker, int error);
   void EndDoubts(std::int64_t started_ns);
   void EndWrite(Worker& worker, int error);
-  void TakeDoubt(const Worker& worker);
+  void TakeDoubt(WriteId id, std::uint64_t sector, std::uint64_t count);
   bool TakeLossReport(const Worker& worker);
   void CheckGuards(const Worker& worker);
 
@@ -132,6 +166,10 @@ class Workload {
     std::int64_t last_ns = -1;
   };
   std::vector<LossReports> loss_reports_;
+  std::vector<LeftOver> left_over_;  // Not given to the device again yet; in order of submission.
+  std::optional<Note> note_;         // Of the device that is open, or is to be resumed.
+  std::int64_t away_since_ns_ = 0;   // At the crash: since when no IO could end; the host's time.
+  bool resumable_ = false;
   std::uint32_t lives_ = 0;
   std::uint32_t outstanding_ = 0;
   bool submitting_ = true;

@@ -27,6 +27,7 @@ void WorkloadCounts::Add(const WorkloadCounts& other) {
   opens += other.opens;
   opens_refused += other.opens_refused;
   wrong_volumes += other.wrong_volumes;
+  resumes += other.resumes;
 }
 
 void Workload::Worker::OnIoDone(int error) {
@@ -69,6 +70,12 @@ void Workload::JudgeError(Worker& worker, int error) {
 void Workload::Judge(Worker& worker, int error) {
   const std::int64_t now = world_.now_ns();
   if (error != 0) JudgeError(worker, error);
+  if (error == 0 && worker.too_old) {
+    oracle_.Report("O10",
+                   absl::StrFormat("client %d op %d at %d was done although its time was over "
+                                   "when its device was resumed",
+                                   options_.client, static_cast<int>(worker.op), worker.offset));
+  }
   if (error == 0) EndDoubts(worker.started_ns);
   const std::uint64_t sector = worker.offset / kSector, count = worker.length / kSector;
   switch (worker.op) {
@@ -107,9 +114,8 @@ bool Workload::TakeLossReport(const Worker& worker) {
   return true;
 }
 
-void Workload::TakeDoubt(const Worker& worker) {
-  in_doubt_.push_back(
-      {worker.write_id, worker.offset / kSector, worker.length / kSector, world_.now_ns()});
+void Workload::TakeDoubt(WriteId id, std::uint64_t sector, std::uint64_t count) {
+  in_doubt_.push_back({id, sector, count, world_.now_ns()});
 }
 
 void Workload::EndWrite(Worker& worker, int error) {
@@ -125,7 +131,7 @@ void Workload::EndWrite(Worker& worker, int error) {
                          now);  // The server has answered.
   } else {
     // Of several parts one may have failed and another be lost on its way.
-    TakeDoubt(worker);
+    TakeDoubt(worker.write_id, sector, count);
   }
 }
 
