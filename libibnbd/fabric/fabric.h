@@ -164,7 +164,7 @@ class Poller {  // One per reactor: a completion queue and a CM event channel.  
 class Fabric {  // One per process and device.
  public:
   virtual ~Fabric() = default;  // Requires: nothing of it is left.
-  // In the common domain.
+  // In the common domain, of the devices that lead to peers that were added, now or later.
   virtual absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory,
                                                            Access access) = 0;
   // It will connect to this peer, too, from `source` if that is not null: what is registered, and

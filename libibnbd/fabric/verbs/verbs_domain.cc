@@ -46,12 +46,6 @@ absl::StatusOr<MrHandle> RegisterWith(ibv_pd* pd, std::span<std::byte> memory,
 
 std::string DeviceName(const ibv_context* context) { return ibv_get_device_name(context->device); }
 
-VerbsRegion::VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access)
-    : memory_(memory), access_(access) {
-  mrs_[0] = std::move(mr);
-  SetKeys(0);
-}
-
 VerbsRegion::~VerbsRegion() {
   if (fabric_ != nullptr) fabric_->Forget(*this);
 }
@@ -81,6 +75,7 @@ void VerbsRegion::DropDevice(std::uint32_t device) {
 
 absl::StatusOr<std::unique_ptr<fabric::Window>> VerbsRegion::CreateWindow() {
   ibv_mr* mr = mrs_[0].get();
+  if (mr == nullptr) return absl::FailedPreconditionError("rdma: memory window: no device yet");
   MwHandle mw(ibv_alloc_mw(mr->pd, IBV_MW_TYPE_1));
   if (mw == nullptr) {
     return ErrnoStatus(errno, absl::StrCat("rdma: memory window on ", DeviceName(mr->context)));
@@ -109,13 +104,9 @@ absl::StatusOr<std::unique_ptr<VerbsDomain>> VerbsDomain::Create(ibv_context* co
 
 absl::StatusOr<std::unique_ptr<fabric::Region>> VerbsDomain::Register(std::span<std::byte> memory,
                                                                       fabric::Access access) {
-  return RegisterHere(memory, access);
-}
-
-absl::StatusOr<std::unique_ptr<VerbsRegion>> VerbsDomain::RegisterHere(std::span<std::byte> memory,
-                                                                       fabric::Access access) {
-  ASSIGN_OR_RETURN(MrHandle mr, RegisterWith(pd_.get(), memory, access));
-  return std::make_unique<VerbsRegion>(std::move(mr), memory, access);
+  auto region = std::make_unique<VerbsRegion>(memory, access);
+  RETURN_IF_ERROR(region->AddDevice(pd_.get(), 0));
+  return region;
 }
 
 absl::StatusOr<ibv_context*> FindDeviceTowards(const SocketAddress& peer,

@@ -36,7 +36,9 @@ class VerbsFabric;
 // Memory that is registered in one domain, or in the common domains of several devices.
 class VerbsRegion final : public fabric::Region {
  public:
-  VerbsRegion(MrHandle mr, std::span<std::byte> memory, fabric::Access access);
+  // Of no device yet.
+  VerbsRegion(std::span<std::byte> memory, fabric::Access access)
+      : memory_(memory), access_(access) {}
   ~VerbsRegion() override;
   absl::StatusOr<std::unique_ptr<fabric::Window>> CreateWindow() override;
   // The devices are through with the memory when this returns: the verb waits for it.
@@ -64,8 +66,6 @@ class VerbsDomain final : public fabric::Domain {
   // the common domains of a fabric.
   static absl::StatusOr<std::unique_ptr<VerbsDomain>> Create(ibv_context* context,
                                                              std::uint32_t device = 0);
-  absl::StatusOr<std::unique_ptr<VerbsRegion>> RegisterHere(std::span<std::byte> memory,
-                                                            fabric::Access access);
   [[nodiscard]] std::uint32_t device() const { return device_; }
   absl::StatusOr<std::unique_ptr<fabric::Region>> Register(std::span<std::byte> memory,
                                                            fabric::Access access) override;

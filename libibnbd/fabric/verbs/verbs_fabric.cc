@@ -12,11 +12,8 @@ namespace ibnbd::verbs {
 absl::StatusOr<std::unique_ptr<fabric::Region>> VerbsFabric::Register(std::span<std::byte> memory,
                                                                       fabric::Access access) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (domains_.empty()) {
-    return absl::FailedPreconditionError("rdma: register memory: this fabric only listens");
-  }
-  ASSIGN_OR_RETURN(std::unique_ptr<VerbsRegion> region, domains_[0]->RegisterHere(memory, access));
-  for (std::uint32_t device = 1; device < domains_.size(); ++device) {
+  auto region = std::make_unique<VerbsRegion>(memory, access);
+  for (std::uint32_t device = 0; device < domains_.size(); ++device) {
     RETURN_IF_ERROR(region->AddDevice(domains_[device]->pd(), device));
   }
   region->set_fabric(this);
