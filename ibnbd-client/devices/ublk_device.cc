@@ -21,6 +21,7 @@
 #include "base/unique_fd.h"
 #include "ibnbd-client/devices/kernel_device.h"
 #include "ibnbd-client/devices/ublk_control.h"
+#include "ibnbd-client/devices/ublk_half_taken.h"
 #include "ibnbd-client/devices/ublk_queue.h"
 
 namespace ibnbd::client {
@@ -91,6 +92,7 @@ class UblkDevice final : public KernelDevice {
   absl::Status AfterStart(const absl::Status& status) const;
   bool WaitForQueues(absl::Time deadline);
   absl::Status WaitUntilQuiesced() const;
+  absl::Status StartRecovery();
 
   DeviceLoops& loops_;
   const OpenVolume volume_;
@@ -138,13 +140,22 @@ absl::Status UblkDevice::Adopt(int index) {
   }
   ASSIGN_OR_RETURN(const ublksrv_ctrl_dev_info info, control_->GetInfo(id_));
   RETURN_IF_ERROR(CreateQueues(info));
-  // From here to the last queue's commands a kill costs the device (decision 0009): nothing slow.
-  // Invalid: a process before us was killed in that time.  Unless it had come to map a queue, the
-  // queues are there for the taking.
-  const absl::Status begun = control_->StartRecovery(id_);
-  if (!begun.ok() && !absl::IsInvalidArgument(begun)) return begun;
+  const bool ioctl_encoded = (control_->features() & kUblkFlagIoctlEncode) != 0;
+  RETURN_IF_ERROR(GiveProcessToHalfTakenQueues(info, ioctl_encoded));
+  // Whoever is killed from here to the last queue's commands leaves more such work: nothing slow.
+  RETURN_IF_ERROR(StartRecovery());
   RETURN_IF_ERROR(StartQueues());
   return AfterStart(control_->EndRecovery(id_, kStartMs));
+}
+
+// The kernel closes what a process had open a little after its end.
+absl::Status UblkDevice::StartRecovery() {
+  const absl::Time deadline = absl::Now() + kQuiesceTime;
+  while (true) {
+    const absl::Status status = control_->StartRecovery(id_);
+    if (!absl::IsUnavailable(status) || absl::Now() >= deadline) return status;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
 }
 
 absl::Status UblkDevice::WaitUntilQuiesced() const {
