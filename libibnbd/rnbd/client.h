@@ -88,8 +88,10 @@ struct DeviceInfo {
 // A device as a process knew it, for the next one, which goes on with it.
 struct DevicePast {
   DeviceInfo info;
-  proto::InstanceId server_instance{};  // That had it open last; zero: not known.
-  std::int64_t held_ns = 0;             // How long its IOs have been waiting for the server.
+  // That had it open last, or before, if power was lost since and no flush has failed for it yet;
+  // zero: not known.
+  proto::InstanceId server_instance{};
+  std::int64_t held_ns = 0;  // How long its IOs have been waiting for the server.
 };
 
 enum class DeviceState : std::uint8_t {

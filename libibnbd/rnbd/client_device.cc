@@ -181,11 +181,13 @@ absl::Status DeviceImpl::TakeReply(const proto::OpenRsp& reply, DeviceInfo* info
   return absl::OkStatus();
 }
 
+bool DeviceImpl::LossUnreported() const { return losses_ > 0 && !ledger_->LossReported(losses_); }
+
 DevicePast DeviceImpl::past() const {
   DevicePast past;
   past.info = info_;
   past.info.writer_epoch = writer_epoch_;
-  past.server_instance = instance_;
+  past.server_instance = LossUnreported() ? unreported_ : instance_;
   if (lost_at_ns_) past.held_ns = context_.control.reactor().now_ns() - *lost_at_ns_;
   return past;
 }
@@ -327,7 +329,7 @@ DeviceQueueImpl::Opened DeviceImpl::TakeInstance() {
   opened.restart = now == unknown || now != instance_;
   if (now == unknown) return opened;
   const bool power_lost = instance_ != unknown && now != instance_;
-  instance_ = now;
+  const proto::InstanceId before = std::exchange(instance_, now);
   if (!power_lost) return opened;
   const std::uint64_t lost = ledger_->TakeUnflushed();
   opened.writes_lost = lost > 0;
@@ -335,6 +337,8 @@ DeviceQueueImpl::Opened DeviceImpl::TakeInstance() {
     SIM_MARK("client: resumed a device after a loss of power");
   }
   if (opened.writes_lost) {
+    if (!LossUnreported()) unreported_ = before;
+    ++losses_;
     LOG_WARN("volume ", name_, ": server restarted its machine: ", lost,
              " acknowledged writes since the last flush may be lost; the next flush fails");
   }
@@ -347,6 +351,7 @@ void DeviceImpl::OnOpen() {
   loss_timer_.Cancel();
   DeviceQueueImpl::Opened opened = TakeInstance();
   opened.generation = generation_;
+  opened.loss = losses_;
   opened.device_id = device_id_;
   opened.preflush_flag = context_.session.limits().peer_is_ibnbd;
   PostToQueues([opened](DeviceQueueImpl& queue) { queue.SetOpen(opened); });

@@ -76,6 +76,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   void GrowTo(std::uint64_t size_bytes);
   void CreateQueues();
   DeviceQueueImpl::Opened TakeInstance();
+  [[nodiscard]] bool LossUnreported() const;
   void OnOpen();
   bool RetryFirstOpen(int error);
   void OnOpenRefused(const absl::Status& why);
@@ -105,7 +106,11 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   std::vector<std::unique_ptr<DeviceQueueImpl>> queues_;
   std::shared_ptr<WriteLedger> ledger_;  // The queues' too.
   proto::InstanceId instance_{};         // The last known one that had us open.
-  std::uint16_t writer_epoch_ = 0;       // The last known one, in which what we hold was written.
+  std::uint32_t losses_ = 0;             // Of power, with writes that were not flushed.
+  // The machine that may have lost what no flush has failed for yet: our successor must find it
+  // changed, as we did.
+  proto::InstanceId unreported_{};
+  std::uint16_t writer_epoch_ = 0;  // The last known one, in which what we hold was written.
   std::uint32_t generation_ = 0;
   std::uint32_t device_id_ = 0;
   bool ready_ = false;  // Of the session, as OnReady() and OnSessionDown() told.

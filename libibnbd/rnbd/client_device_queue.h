@@ -35,6 +35,7 @@ class DeviceQueueImpl final : public DeviceQueue, private rtrs::PortClient {
     // are done must not count on them.
     bool restart = false;
     bool writes_lost = false;  // It is not, and completed writes may be gone (C5).
+    std::uint32_t loss = 0;    // The number of the last such loss.
   };
   // The device's ledger, and which of its lanes this queue is.
   struct LedgerShare {

@@ -274,6 +274,7 @@ void DeviceQueueImpl::Settle(Io& io) {
 void DeviceQueueImpl::ReportLoss(Io& io) {
   SIM_MARK("client: lost volatile data reported");
   loss_to_report_ = false;
+  ledger_.ledger->OnLossReported(ledger_.lane, opened_.loss);
   Complete(io, -EIO);
 }
 

@@ -31,7 +31,16 @@ class WriteLedger {
       flushed.store(covered, std::memory_order_relaxed);
     }
   }
+  // A flush has failed for the loss of that number.
+  void OnLossReported(std::size_t lane, std::uint32_t loss) {
+    cells_[lane].reported.store(loss, std::memory_order_relaxed);
+  }
   // Any thread.
+  [[nodiscard]] bool LossReported(std::uint32_t loss) const {
+    return std::any_of(cells_.begin(), cells_.end(), [loss](const Cell& cell) {
+      return cell.reported.load(std::memory_order_relaxed) >= loss;
+    });
+  }
   [[nodiscard]] std::uint64_t WrittenSum() const {
     std::uint64_t sum = 0;
     for (const Cell& cell : cells_) sum += cell.written.load(std::memory_order_relaxed);
@@ -54,6 +63,7 @@ class WriteLedger {
   struct alignas(64) Cell {
     std::atomic<std::uint64_t> written{0};
     std::atomic<std::uint64_t> flushed{0};  // The largest sum that a flush on this lane covered.
+    std::atomic<std::uint32_t> reported{0};
   };
   std::vector<Cell> cells_;
   std::uint64_t taken_ = 0;

@@ -132,6 +132,24 @@ TEST_F(ClientResume, AFlushIsAFlushIfItDidNot) {
   EXPECT_EQ(after_.Run(*device, *after_.Make(IoOp::kFlush, 0, 0)), 0);
 }
 
+// The process in between learnt of it when it opened the volume, and died before anybody flushed.
+TEST_F(ClientResume, ALossThatNobodyWasToldOfIsTheNextOnesToTell) {
+  LosePower();
+  ClientNode between(world_, "between");
+  between.options().session.name = "before";
+  between.StartInBackground(node_.address());
+  Device* device = *between.client().ResumeDevice(past_, AccessMode::kReadWrite, LossPolicy{});
+  ASSERT_TRUE(
+      world_.RunUntil([&] { return device->state() == DeviceState::kOpen; }, 60 * kNsPerSecond));
+  past_ = device->past();
+  between.Close(kNsPerSecond);
+  device = Resume();
+  EXPECT_EQ(after_.Run(*device, *after_.Make(IoOp::kFlush, 0, 0)), -EIO);
+  // Told once: it is not the next one's any more, on whichever lane it was.
+  past_ = device->past();
+  EXPECT_EQ(past_.server_instance[15], instance_);
+}
+
 TEST_F(ClientResume, AnotherVolumeUnderTheNameIsNotTouched) {
   past_.info.volume_id ^= std::uint64_t{1} << 40;
   if (past_.info.volume_id == 0) past_.info.volume_id = 1;

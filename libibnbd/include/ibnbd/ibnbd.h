@@ -249,7 +249,7 @@ struct ibnbd_device_info {
   char state_reason[256]; /* What it waits for; "" if nothing. */
   uint64_t writer_epoch;  /* See ibnbd_device_options.  0: not known. */
   /* Which life of the server's machine had it open last: another one may have lost what was not
-   * flushed.  All 0: not known. */
+   * flushed.  One before, as long as no flush has failed for such a loss.  All 0: not known. */
   uint8_t server_instance[16];
   uint64_t held_ms; /* How long IOs have been waiting for the server; 0: they are not. */
   uint64_t reserved[4];
