@@ -65,6 +65,11 @@ void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
     auto slot = std::make_shared<Slot>();
     slot->record = record;
     slot->record.request.timeout_ms = kTakeOverMs;
+    // Since when its IOs wait must not begin anew if we are killed before they have been given to
+    // the server: as long as it is not open, it is lost.
+    if (slot->record.past && slot->record.past->lost_at_ms == 0) {
+      slot->record.past->lost_at_ms = last_ms;
+    }
     slot->problem = record.unread.empty() ? "not taken over yet" : WhyUnread(record);
     {
       absl::MutexLock lock(&mutex_);
@@ -76,6 +81,7 @@ void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
     }
     threads_.emplace_back([this, slot] { TakeOver(slot); });
   }
+  SaveOrLog();  // Before anybody notes that we were alive.
   RemoveUnknown();
 }
 

@@ -92,6 +92,21 @@ for queues in 0 1 2; do
   wait_for 60 gone || fail "half taken, with $queues queues, it is lost: $(ibnbd-client list)"
   wait "${writer_of[$volume]}" || fail "half taken, with $queues queues, it fails"
 done
+
+# Killed before the server is, and the next one before it has seen a server: the one after that knows since when.
+state=/run/ibnbd/devices.json
+healthy() { ! grep -q '"lost_at_ms": [1-9]' "$state"; }
+wait_for 20 healthy || fail "the server is there, but lost: $(cat "$state")"
+kill -KILL "$daemon_pid" && wait "$daemon_pid" 2>/dev/null
+kill -KILL "$server_pid" && wait "$server_pid" 2>/dev/null
+start_daemon
+restart
+! grep -q '"lost_at_ms": 0' "$state" || fail "since when IOs wait begins anew: $(cat "$state")"
+start_server "${exports[@]}"
+for volume in ublk-held nbd-held ublk-fails nbd-fails; do
+  came_back() { dd if="${node_of[$volume]}" of=/dev/null bs=64k count=1 iflag=direct status=none; }
+  wait_for 60 came_back || fail "$volume does not come back: $(ibnbd-client list)"
+done
 for volume in ublk-held nbd-held ublk-fails nbd-fails; do unmap "${node_of[$volume]}" --timeout 20; done
 stop "$daemon_pid"
 stop "$server_pid"
