@@ -41,7 +41,7 @@ absl::string_view PathStateName(PathState state) {
 
 // True: some path is not fenced yet, and somebody will call again.
 bool ClientSession::Impl::AdvanceFences() {
-  bool waits = fence_.outstanding || fence_timer_.armed();
+  const bool waits = fence_.outstanding || fence_timer_.armed();
   for (const auto& path : paths_) {
     if (!path->unfenced) continue;
     ClientPath* carrier = Carrier();
@@ -50,14 +50,13 @@ bool ClientSession::Impl::AdvanceFences() {
     if (!path->drained() || carrier == nullptr || waits) return true;
     if (carrier->limits().peer_fences && !IBNBD_CANARY(10)) {
       SendFence(*path, *carrier);
-      waits = true;
-    } else {
-      // The best there is: our end of the old path is gone.
-      SIM_MARK("client: fail-over without a fence");
-      path->unfenced = false;
-      OnFenced(*path);
-      return AdvanceFences();  // OnFenced() may have ended the path.
+      return true;  // Until it is answered.
     }
+    // The best there is: our end of the old path is gone.
+    SIM_MARK("client: fail-over without a fence");
+    path->unfenced = false;
+    OnFenced(*path);
+    return AdvanceFences();  // OnFenced() may have ended the path.
   }
   return false;
 }
