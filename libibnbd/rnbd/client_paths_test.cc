@@ -393,6 +393,29 @@ TEST_F(ClientPathsTest, WhenTheLastPathIsLostIosAreHeldUntilOneIsBack) {
   EXPECT_GE(marks_.count("client: path fenced"), 1u);
 }
 
+TEST_F(ClientPathsTest, ASessionThatWasDownIsNotUpBeforeItsLostPathIsFenced) {
+  Device* device = StartAndOpen();
+  world_.Partition(client_.host(), node_.host(), 1);
+  ASSERT_TRUE(world_.RunUntil([&] { return UpCount() == 1; }, 60 * kNsPerSecond));
+  FillPattern(client_.memory().first(8 * kIoSize), 5);
+  backend_->HoldIos();
+  SubmitMany(*device, IoOp::kWrite, 8);
+  world_.RunFor(10 * kNsPerMs);
+  ASSERT_EQ(backend_->executing_count(), 8u);
+  Cut(0);
+  world_.RunFor(10 * kNsPerMs);  // The server keeps it out while its writes execute.
+  world_.HealPartition(client_.host(), node_.host(), 1);
+  ASSERT_TRUE(AwaitUp(1));
+  world_.RunFor(kNsPerSecond);
+  EXPECT_FALSE(session().up()) << session().Describe();
+  EXPECT_EQ(device->state(), DeviceState::kHeld);
+  EXPECT_EQ(backend_->count(BackendOp::kWrite), 8u);  // None came twice.
+  backend_->Release();
+  ASSERT_TRUE(AwaitAll());
+  ExpectAllOnceAndWell();
+  EXPECT_TRUE(DiskHasMemory(8 * kIoSize));
+}
+
 TEST_F(ClientPathsTest, PathsAreAddedAndRemovedUnderLoad) {
   client_.options().session.more_paths.clear();
   client_.options().session.policy = rtrs::PathPolicyKind::kRoundRobin;
