@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/canary.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "base/status_macros.h"
@@ -213,7 +214,9 @@ int ServerSession::StartOpen(const proto::Open& open, IoRequest& request) {
   }
   int error = CheckPlace(**found);
   if (error == 0) error = CheckWriters(**found, open);
-  if (error == 0) error = TakeAccess(**found, open.access_mode);
+  const bool beside_itself = IBNBD_CANARY(13) && open.access_mode == proto::AccessMode::kReadWrite;
+  const auto mode = beside_itself ? proto::AccessMode::kMigration : open.access_mode;
+  if (error == 0) error = TakeAccess(**found, mode);
   if (error != 0) return error;
   (*found)->backend->RefreshSize();
   const std::uint32_t id = NewId();

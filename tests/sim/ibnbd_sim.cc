@@ -46,11 +46,12 @@ constexpr std::int64_t kCanaryHealNs = 30 * ibnbd::kNsPerSecond;
 
 unsigned long long AsUll(std::uint64_t number) { return number; }  // For printf.
 
-// That of its number.  But the tenth is a second one for O1, writes that go over another path
-// before the fence; the eleventh for O3, a flush whose client was restarted and does not know what
-// it promises; the twelfth is O10's.
+// That of its number.  But the tenth and the thirteenth are O1's, too: writes that go over another
+// path before the fence, and what a killed client has left, which lands after what its next life
+// wrote; the eleventh is O3's: a flush whose client was restarted and does not know what it
+// promises; the twelfth O10's.
 std::string CanaryOracle(std::uint64_t canary) {
-  if (canary == 10) return "O1";
+  if (canary == 10 || canary == 13) return "O1";
   if (canary == 11) return "O3";
   if (canary == 12) return "O10";
   return absl::StrCat("O", canary);

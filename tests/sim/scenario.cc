@@ -67,7 +67,8 @@ ServerActorOptions ServerOptionsOf(const ScenarioOptions& options) {
   ServerActorOptions result;
   result.sector_counts = options.sector_counts;
   result.reactors = options.server_reactors;
-  result.disk_timing = {5 * kNsPerUs, options.disk_ns_max};
+  result.disk_timing = {5 * kNsPerUs, options.disk_ns_max, options.disk_slow_ppm,
+                        options.disk_slow_ns_max};
   result.server.heartbeat_interval_ns = options.heartbeat_ns;
   result.server.queue_depth = options.queue_depth;
   result.server.io_size_max = options.io_size_max;

@@ -32,6 +32,8 @@ struct ScenarioOptions {
   std::int64_t handshake_ns = 30 * kNsPerSecond;  // The server's patience, with fences too.
   std::int64_t heartbeat_ns = kNsPerSecond;       // Both sides.
   std::int64_t disk_ns_max = 200 * kNsPerUs;
+  std::uint32_t disk_slow_ppm = 0;  // Of IOs: they take up to...
+  std::int64_t disk_slow_ns_max = 0;
 
   // --- The storm: how often each happens, on average. ---
   std::int64_t storm_ns = 20 * kNsPerSecond;

@@ -159,7 +159,10 @@ void DrawRestartScenario(Prng& prng, ScenarioOptions* options) {
   options->freezes = DrawTimes(prng, 200'000, 4);
   DrawCast(prng, options);
   options->hostile_clients = 0;
-  options->disk_ns_max = OneOf(prng, {200 * kNsPerUs, 20 * kNsPerMs, 2 * kNsPerSecond});
+  options->disk_ns_max = OneOf(prng, {200 * kNsPerUs, 20 * kNsPerMs});
+  // What the dead one has left may execute for longer than the next one needs for all of it.
+  options->disk_slow_ppm = OneOf<std::uint32_t>(prng, {0, 20'000, 100'000});
+  options->disk_slow_ns_max = 500 * kNsPerMs;
   for (std::uint64_t& count : options->sector_counts) count = 16;
   for (ClientActorOptions& client : options->clients) {
     client.client_id = 1 + prng.Below(UINT64_MAX);
@@ -169,6 +172,9 @@ void DrawRestartScenario(Prng& prng, ScenarioOptions* options) {
       use.io_depth = 8;
       use.think_ns_max = 5 * kNsPerMs;
       if (prng.Chance(300'000)) use.fail_after_ns = prng.Between(20, 1500) * kNsPerMs;
+      // Then only the session's name keeps what the dead one has left from landing too late.
+      const bool alone = use.mode == rnbd::AccessMode::kReadWrite && !use.contended;
+      if (alone && prng.Chance(300'000)) use.mode = rnbd::AccessMode::kMigration;
     }
   }
 }

@@ -33,6 +33,9 @@ struct FakeTiming {
   // Submit().
   std::int64_t low_ns = -1;
   std::int64_t high_ns = -1;
+  // Some take longer, up to this.
+  std::uint32_t slow_ppm = 0;
+  std::int64_t slow_ns = 0;
 };
 
 class FakeBackend final : public Backend {
@@ -106,7 +109,9 @@ struct FakeBackend::Flight {
   }
   void Go() {
     if (backend.timing_.low_ns < 0) return Finish();
-    timer.ArmAfter(backend.prng_.Between(backend.timing_.low_ns, backend.timing_.high_ns));
+    const FakeTiming& timing = backend.timing_;
+    const bool slow = timing.slow_ppm > 0 && backend.prng_.Chance(timing.slow_ppm);
+    timer.ArmAfter(backend.prng_.Between(timing.low_ns, slow ? timing.slow_ns : timing.high_ns));
   }
   void Finish() {
     std::erase(backend.executing_, this);
