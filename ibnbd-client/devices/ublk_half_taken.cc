@@ -4,12 +4,17 @@
 
 #include <fcntl.h>
 #include <liburing.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
@@ -17,47 +22,78 @@
 namespace ibnbd::client {
 namespace {
 
-void PrepareFetch(io_uring_sqe* sqe, int device_fd, std::uint32_t op, std::uint16_t queue,
+constexpr absl::Duration kOpenTime = absl::Seconds(10);
+
+// The place of the data that nobody will see: the queues stand still, or nearly (from Linux 6.15
+// on a request may come), and then there must be nothing to be written to.
+struct Nowhere {
+  explicit Nowhere(std::size_t wanted)
+      : size(wanted),
+        address(::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {}
+  ~Nowhere() {
+    if (address != MAP_FAILED) ::munmap(address, size);
+  }
+  Nowhere(const Nowhere&) = delete;
+  Nowhere& operator=(const Nowhere&) = delete;
+  const std::size_t size;
+  void* const address;
+};
+
+struct Commands {
+  io_uring& ring;
+  const int device_fd;
+  const std::uint32_t op;
+  const void* const data;
+};
+
+void PrepareFetch(io_uring_sqe* sqe, const Commands& commands, std::uint16_t queue,
                   std::uint16_t tag) {
-  static char nobody_reads_this[1];  // The queues stand still.
   ublksrv_io_cmd command{};
   command.q_id = queue;
   command.tag = tag;
-  command.addr = reinterpret_cast<std::uintptr_t>(nobody_reads_this);
-  io_uring_prep_rw(IORING_OP_URING_CMD, sqe, device_fd, nullptr, 0, 0);
-  sqe->cmd_op = op;
+  command.addr = reinterpret_cast<std::uintptr_t>(commands.data);
+  io_uring_prep_rw(IORING_OP_URING_CMD, sqe, commands.device_fd, nullptr, 0, 0);
+  sqe->cmd_op = commands.op;
   std::memcpy(sqe->cmd, &command, sizeof(command));
 }
 
 // Whether the driver took it: what it refuses it refuses at once, what it takes it keeps.
-absl::StatusOr<bool> Fetch(io_uring& ring, int device_fd, std::uint32_t op, std::uint16_t queue,
-                           std::uint16_t tag) {
-  PrepareFetch(io_uring_get_sqe(&ring), device_fd, op, queue, tag);
-  if (const int error = io_uring_submit(&ring); error < 0) return ErrnoStatus(error, "io_uring");
+absl::StatusOr<bool> Fetch(const Commands& commands, std::uint16_t queue, std::uint16_t tag) {
+  PrepareFetch(io_uring_get_sqe(&commands.ring), commands, queue, tag);
+  if (const int error = io_uring_submit(&commands.ring); error < 0) {
+    return ErrnoStatus(error, "io_uring");
+  }
   io_uring_cqe* cqe = nullptr;
-  if (io_uring_peek_cqe(&ring, &cqe) != 0) return true;
-  io_uring_cqe_seen(&ring, cqe);
+  if (io_uring_peek_cqe(&commands.ring, &cqe) != 0) return true;
+  io_uring_cqe_seen(&commands.ring, cqe);
   return false;
 }
 
-absl::Status FetchAll(const ublksrv_ctrl_dev_info& info, std::uint32_t op, io_uring& ring) {
+// A process that is dying has it open for a while.
+absl::StatusOr<UniqueFd> OpenDevice(const std::string& path) {
+  const absl::Time deadline = absl::Now() + kOpenTime;
+  while (true) {
+    UniqueFd device(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    if (device.valid()) return device;
+    if (errno != EBUSY || absl::Now() >= deadline) return ErrnoStatus(errno, path);
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+}
+
+absl::Status FetchAll(const ublksrv_ctrl_dev_info& info, std::uint32_t op, io_uring& ring,
+                      const Nowhere& nowhere) {
   const std::string path = absl::StrCat("/dev/ublkc", info.dev_id);
-  const UniqueFd device(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!device.valid()) return ErrnoStatus(errno, path);
+  ASSIGN_OR_RETURN(const UniqueFd device, OpenDevice(path));
+  const Commands commands{ring, device.get(), op, nowhere.address};
+  const auto last = static_cast<std::uint16_t>(info.queue_depth - 1);
   for (std::uint16_t queue = 0; queue < info.nr_hw_queues; ++queue) {
-    std::uint32_t taken = 0;
-    for (std::uint16_t tag = 0; tag < info.queue_depth; ++tag) {
-      ASSIGN_OR_RETURN(const bool took, Fetch(ring, device.get(), op, queue, tag));
-      taken += took ? 1 : 0;
-      // It has a process.  Of one that lacks it the last tag cannot have been fetched.
-      if (!took && tag == 0) {
-        ASSIGN_OR_RETURN(const bool lacks, Fetch(ring, device.get(), op, queue,
-                                                 static_cast<std::uint16_t>(info.queue_depth - 1)));
-        if (!lacks) break;
-        ++taken;
-      }
+    // One that lacks a process lacks the last command, if any: they are fetched in order.
+    ASSIGN_OR_RETURN(const bool lacks, Fetch(commands, queue, last));
+    if (!lacks) continue;
+    for (std::uint16_t tag = 0; tag < last; ++tag) {
+      RETURN_IF_ERROR(Fetch(commands, queue, tag).status());
     }
-    if (taken > 0) LOG_WARN(path, " was left half taken over: queue ", queue, " is mended");
+    LOG_INFO(path, ": queue ", queue, " had no process");
   }
   return absl::OkStatus();
 }
@@ -68,7 +104,9 @@ absl::Status RunOnce(const ublksrv_ctrl_dev_info& info, bool ioctl_encoded) {
     return ErrnoStatus(error, "io_uring");
   }
   const std::uint32_t op = ioctl_encoded ? UblkIoOp(UBLK_IO_FETCH_REQ) : UBLK_IO_FETCH_REQ;
-  const absl::Status status = FetchAll(info, op, ring);
+  const Nowhere nowhere(std::max<std::size_t>(info.max_io_buf_bytes, 4096));
+  const absl::Status status = nowhere.address == MAP_FAILED ? ErrnoStatus(ENOMEM, "mmap")
+                                                            : FetchAll(info, op, ring, nowhere);
   io_uring_queue_exit(&ring);  // The driver gets its commands back.
   return status;
 }

@@ -147,7 +147,9 @@ class DeviceTable {
   const SaveFn save_;
   const ClockFn ms_since_boot_;
   std::int64_t last_ms_ = 0;  // When the process before was alive; 0: not known.
-  absl::Mutex save_mutex_;    // Before mutex_.
+  bool noted_ =
+      true;  // What the next one wants to know is written down.  Restore(), then one thread.
+  absl::Mutex save_mutex_;  // Before mutex_.
   absl::Mutex mutex_;
   std::vector<SlotPtr> slots_ ABSL_GUARDED_BY(mutex_);
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;

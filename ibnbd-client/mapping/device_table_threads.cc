@@ -2,6 +2,7 @@
 // What a device table does in the background: it takes over the devices of its predecessor, and
 // asks servers for the sizes of their volumes.  See device_table.h.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <utility>
@@ -16,6 +17,7 @@ namespace {
 
 constexpr absl::Duration kRefreshEvery = absl::Seconds(5);
 constexpr absl::Duration kNoteEvery = absl::Seconds(1);
+constexpr std::int64_t kLossSlackMs = 1500;  // Of two looks at the same loss.
 constexpr std::uint32_t kRefreshMs = 1000;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(200);
 constexpr absl::Duration kRetryMax = absl::Seconds(10);
@@ -81,7 +83,7 @@ void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
     }
     threads_.emplace_back([this, slot] { TakeOver(slot); });
   }
-  SaveOrLog();  // Before anybody notes that we were alive.
+  noted_ = Save().ok();  // Before anybody notes that we were alive.
   RemoveUnknown();
 }
 
@@ -119,6 +121,8 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
   slot->problem = std::string(status.message());
+  // What it was cannot be right: the server will say what it is.
+  if (absl::IsInvalidArgument(status)) slot->record.past.reset();
   if (status.ok()) LOG_INFO("took over ", slot->record.node);
   return status;
 }
@@ -150,18 +154,16 @@ bool DeviceTable::NotePast(Slot& slot) const {
   if (!now.ok() || (now->state != IBNBD_STATE_OPEN && !slot.record.past)) return false;
   const ibnbd_device_info& was = slot.record.past ? slot.record.past->info : *now;
   const auto epoch = static_cast<std::uint16_t>(now->writer_epoch);
+  const auto held_ms = static_cast<std::int64_t>(now->held_ms);
+  const std::int64_t lost_at_ms =
+      held_ms == 0 ? 0 : std::max<std::int64_t>(ms_since_boot_() - held_ms, 1);
   const bool same = slot.record.past && was.size == now->size &&
                     (epoch == 0 || epoch == slot.record.request.writer_epoch) &&
                     std::equal(std::begin(was.server_instance), std::end(was.server_instance),
                                std::begin(now->server_instance)) &&
-                    (slot.record.past->lost_at_ms != 0) == (now->held_ms != 0);
+                    std::abs(slot.record.past->lost_at_ms - lost_at_ms) <= kLossSlackMs;
   if (same) return false;
-  VolumePast past{*now, 0};
-  if (now->held_ms != 0) {
-    past.lost_at_ms =
-        std::max<std::int64_t>(ms_since_boot_() - static_cast<std::int64_t>(now->held_ms), 1);
-  }
-  slot.record.past = past;
+  slot.record.past = VolumePast{*now, lost_at_ms};
   // One that the server does not tell now, it may tell the next time.
   if (epoch != 0) slot.record.request.writer_epoch = epoch;
   return true;
@@ -173,16 +175,20 @@ void DeviceTable::NotePasts() {
     absl::MutexLock lock(&mutex_);
     for (const SlotPtr& slot : slots_) news |= NotePast(*slot);
   }
-  if (news) SaveOrLog();
+  if (!news && noted_) return;
+  const absl::Status saved = Save();
+  if (!saved.ok() && noted_) LOG_ERROR(saved.message());  // Once.
+  noted_ = saved.ok();
 }
 
 void DeviceTable::StartRefreshing(std::function<void()> alive) {
-  alive();
+  // Alive means that what is written down is right, but for the last second.  First: a session that
+  // does not answer must not make it look as if all had been dead.
   threads_.emplace_back([this, alive = std::move(alive)] {
-    while (SleepFor(kNoteEvery)) {
+    do {
+      if (noted_) alive();
       NotePasts();
-      alive();
-    }
+    } while (SleepFor(kNoteEvery));
   });
   threads_.emplace_back([this] {
     while (SleepFor(kRefreshEvery)) RefreshAll();

@@ -20,6 +20,17 @@ namespace {
 // For the kernel to let go of a device none of whose IOs is under way.
 constexpr std::int64_t kStopMs = 10'000;
 
+// For how long a block device that was taken over gives us what it had given to another process:
+// ublk does so at once, nbd when its request time-out is over.
+std::uint32_t ResendMs(DeviceKind kind, const std::string& node) {
+  if (kind == DeviceKind::kUblk) return 2000;
+  std::uint32_t timeout_ms = 0;
+  std::ifstream(
+      absl::StrCat("/sys/block/", node.substr(node.rfind('/') + 1), "/queue/io_timeout")) >>
+      timeout_ms;
+  return (timeout_ms != 0 ? timeout_ms : 30'000) + 1000;
+}
+
 // Of a block device; 0: there is none.
 std::uint64_t SizeOf(const std::string& node) {
   std::uint64_t sectors = 0;
@@ -60,7 +71,11 @@ absl::Status MappedVolume::Open(const Options& how) {
                    sessions_.Acquire(KeyOf(request_.uri, request_.session_name), request_.wishes,
                                      request_.timeout_ms, haste, &told_));
   RETURN_IF_ERROR(OpenDevice(how));
-  return StartKernelDevice(how);
+  RETURN_IF_ERROR(StartKernelDevice(how));
+  if (!how.was) return absl::OkStatus();
+  const int error = ibnbd_device_settle(device_, ResendMs(request_.kind, kernel_device_->node()));
+  if (error != 0) LOG_ERROR(ApiStatus(error).message());  // It is closed, or the session is stuck.
+  return absl::OkStatus();
 }
 
 absl::Status MappedVolume::OpenDevice(const Options& how) {

@@ -361,6 +361,19 @@ int ibnbd_device_set_fail_after(ibnbd_device* device, int64_t fail_after_ms) {
   return answer.ok() ? Succeed() : Fail(kCall, answer.status());
 }
 
+int ibnbd_device_settle(ibnbd_device* device, uint32_t window_ms) {
+  constexpr char kCall[] = "ibnbd_device_settle";
+  if (const int error = CheckDevice(kCall, device)) return error;
+  auto answer = CallControl<bool>(
+      *device->session, ibnbd::capi::kLocalAnswerNs, [device, window_ms](auto done) {
+        if (!device->closing.load()) {
+          device->session->client->SettleDevice(device->impl, window_ms * kNsPerMs);
+        }
+        done(true);
+      });
+  return answer.ok() ? Succeed() : Fail(kCall, answer.status());
+}
+
 int ibnbd_device_refresh(ibnbd_device* device, uint32_t timeout_ms) {
   constexpr char kCall[] = "ibnbd_device_refresh";
   if (const int error = CheckDevice(kCall, device)) return error;

@@ -46,6 +46,9 @@ absl::StatusOr<Device*> Client::ResumeDevice(const DevicePast& past, AccessMode 
                                              const LossPolicy& policy) {
   return impl_->ResumeDevice(past, mode, policy);
 }
+void Client::SettleDevice(Device* device, std::int64_t window_ns) {
+  static_cast<DeviceImpl*>(device)->Settle(window_ns);
+}
 void Client::CloseDevice(Device* device, std::int64_t deadline_ns, std::function<void()> done) {
   static_cast<DeviceImpl*>(device)->Close(deadline_ns, std::move(done));
 }

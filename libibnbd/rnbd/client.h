@@ -152,11 +152,14 @@ class Client final : public rtrs::ClientSessionObserver {
                   std::function<void(absl::StatusOr<Device*>)> done,
                   std::uint16_t writer_epoch = 0);
   // The device that another process had, and left with IOs that may or may not have been answered:
-  // it takes them at once, holds them, and opens it when the server is there and has the same
-  // volume (C2).  What the other one wrote may not be flushed (C5).  Time for the loss policy runs
-  // since `past` says; if it is over already, what is waiting fails before anything is sent.
+  // it takes them at once, holds them, and opens it when it is settled, the server is there and has
+  // the same volume (C2).  What the other one wrote may not be flushed (C5).  Time for the loss
+  // policy runs since `past` says.
   absl::StatusOr<Device*> ResumeDevice(const DevicePast& past, AccessMode mode,
                                        const LossPolicy& policy);
+  // IOs of the other process come from now on, for up to `window_ns`.  If the loss policy's time
+  // ends within the window, they fail, and the device is opened behind it; else at once.
+  void SettleDevice(Device* device, std::int64_t window_ns);
   // Waits for outstanding IOs at most `deadline_ns` (from now, as in Close()), then resets the path
   // to fence them off and fails them (-ECANCELED); then `done`; then `device` is gone.  Nobody
   // submits to it any more from this call on.  A lane without outstanding IOs need not be polled.

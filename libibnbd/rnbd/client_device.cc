@@ -18,8 +18,6 @@ namespace {
 constexpr std::int64_t kRetryNs = kNsPerSecond;
 constexpr std::int64_t kFirstOpenRetryNs = 100 * kNsPerMs;
 constexpr std::int64_t kFirstOpenRetryNsMax = 2 * kNsPerSecond;
-// For what waits in the kernel to come to us and to fail.
-constexpr std::int64_t kFailFirstNs = 2 * kNsPerSecond;
 
 proto::AccessMode WireMode(AccessMode mode) {
   switch (mode) {
@@ -103,7 +101,7 @@ proto::Open DeviceImpl::MakeOpen() const {
 }
 
 void DeviceImpl::StartOpen() {
-  if (!ready_ || open_in_flight_ || gone_) return;
+  if (!ready_ || open_in_flight_ || gone_ || !settled_) return;
   if (context_.control.reactor().now_ns() < not_before_ns_) {
     return retry_timer_.ArmAt(not_before_ns_);
   }
@@ -203,17 +201,26 @@ void DeviceImpl::Resume(const DevicePast& past) {
   CreateQueues();
   // Of a whole life that we know nothing of, one write that is not flushed.
   if (!info_.read_only && info_.write_cache && !IBNBD_CANARY(11)) ledger_->OnVolatileWrite(0);
+  settled_ = false;
   state_ = DeviceState::kHeld;
   reason_ = "left by another process: waits for the session";
   const std::int64_t held_ns = IBNBD_CANARY(12) ? 0 : past.held_ns;
   lost_at_ns_ = now_ns - held_ns;
   if (policy_.fail_after_ns >= 0 && held_ns >= policy_.fail_after_ns) {
     SIM_MARK("client: resumed a device whose time was over");
-    // Who relies on the policy must not see now what was written long ago.
-    not_before_ns_ = now_ns + kFailFirstNs;
     return OnLossTimer();
   }
   ArmLossTimer();
+}
+
+// Who relies on the loss policy must not see what was written longer ago.
+void DeviceImpl::Settle(std::int64_t window_ns) {
+  if (gone_ || std::exchange(settled_, true)) return;
+  const std::int64_t end_ns = context_.control.reactor().now_ns() + window_ns;
+  if (policy_.fail_after_ns >= 0 && *lost_at_ns_ + policy_.fail_after_ns < end_ns) {
+    not_before_ns_ = end_ns;
+  }
+  if (state_ != DeviceState::kClosing) StartOpen();
 }
 
 // D9: what is behind the name now must be what we know, or our IOs would go to somebody else's

@@ -55,6 +55,7 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   void GoOnWith(std::uint16_t writer_epoch) { writer_epoch_ = writer_epoch; }
   // Instead of a first open: this is what it was.
   void Resume(const DevicePast& past);
+  void Settle(std::int64_t window_ns);
   // The session is up and SESS_INFO is exchanged.
   void OnReady();
   void OnSessionDown(const absl::Status& why);
@@ -119,7 +120,8 @@ class DeviceImpl final : public Device, public std::enable_shared_from_this<Devi
   bool gone_ = false;
   std::optional<std::int64_t> lost_at_ns_;  // Since when IOs are held, if they are.
   std::int64_t refused_since_ns_ = -1;      // The first open; -1: it was not.
-  std::int64_t not_before_ns_ = 0;          // It is not opened earlier.
+  bool settled_ = true;                     // Of one that was resumed: it may be opened,
+  std::int64_t not_before_ns_ = 0;          // but not earlier.
   Timer retry_timer_;
   Timer loss_timer_;
   // Closing.

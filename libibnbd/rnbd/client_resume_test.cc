@@ -48,7 +48,11 @@ class ClientResume : public ::testing::Test {
     const auto device =
         after_.client().ResumeDevice(past_, AccessMode::kReadWrite, LossPolicy{fail_after_ns});
     EXPECT_TRUE(device.ok()) << device.status();
-    return device.ok() ? *device : nullptr;
+    if (!device.ok()) return nullptr;
+    world_.RunFor(100 * kNsPerMs);
+    EXPECT_NE((*device)->state(), DeviceState::kOpen);  // Not settled.
+    after_.client().SettleDevice(*device, 2 * kNsPerSecond);
+    return *device;
   }
   bool Await(const TestIo& io, std::int64_t ns = 60 * kNsPerSecond) {
     return world_.RunUntil([&io] { return io.done_count > 0; }, ns);
@@ -115,6 +119,21 @@ TEST_F(ClientResume, WhatIsTooOldFailsAlthoughTheServerIsThere) {
   EXPECT_EQ(std::memcmp(disk_->current().data(), after_.memory().data(), kIoSize), 0);
 }
 
+// T ends while they still come, although it has not when the device is resumed.
+TEST_F(ClientResume, WhatComesLateInTheWindowFails) {
+  past_.held_ns = 9 * kNsPerSecond;
+  FillPattern(after_.memory().first(kIoSize), 2);
+  Device* device = Resume(10 * kNsPerSecond);
+  world_.RunFor(1500 * kNsPerMs);
+  const auto old = after_.Make(IoOp::kWrite, 0, kIoSize);
+  ASSERT_EQ(device->queue(0).Submit(*old), 0);
+  ASSERT_TRUE(Await(*old, kNsPerSecond));
+  EXPECT_EQ(old->result, -ETIMEDOUT);
+  EXPECT_EQ(std::memcmp(disk_->current().data(), before_.memory().data(), kIoSize), 0);
+  ASSERT_TRUE(
+      world_.RunUntil([&] { return device->state() == DeviceState::kOpen; }, 10 * kNsPerSecond));
+}
+
 TEST_F(ClientResume, TheFirstFlushFailsIfTheServersMachineLostPowerSince) {
   LosePower();
   Device* device = Resume();
@@ -139,6 +158,7 @@ TEST_F(ClientResume, ALossThatNobodyWasToldOfIsTheNextOnesToTell) {
   between.options().session.name = "before";
   between.StartInBackground(node_.address());
   Device* device = *between.client().ResumeDevice(past_, AccessMode::kReadWrite, LossPolicy{});
+  between.client().SettleDevice(device, 0);
   ASSERT_TRUE(
       world_.RunUntil([&] { return device->state() == DeviceState::kOpen; }, 60 * kNsPerSecond));
   past_ = device->past();

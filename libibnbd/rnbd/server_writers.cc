@@ -20,9 +20,13 @@ std::uint64_t Mix(std::uint64_t hash, std::span<const std::byte> bytes) {  // FN
 }  // namespace
 
 std::uint64_t WriterOf(const rtrs::ServerSessionInfo& session) {
-  std::uint64_t hash = Mix(0xcbf29ce484222325u, std::as_bytes(std::span(session.name)));
-  hash = session.client_id != 0 ? Mix(hash, std::as_bytes(std::span(&session.client_id, 1)))
-                                : Mix(hash, std::as_bytes(std::span(session.paths_uuid)));
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  if (session.client_id != 0) {  // Its name may be that of a host, which may be called anew.
+    hash = Mix(hash, std::as_bytes(std::span(&session.client_id, 1)));
+  } else {
+    hash = Mix(hash, std::as_bytes(std::span(session.name)));
+    hash = Mix(hash, std::as_bytes(std::span(session.paths_uuid)));
+  }
   return std::max<std::uint64_t>(hash, 1);
 }
 

@@ -85,7 +85,7 @@ TEST(WriterOf, AProcessWithAClientIdIsTheSameAfterARestartAndOneWithoutIsNot) {
   rtrs::ServerSessionInfo before{.name = "a", .client_id = 5, .paths_uuid = {1}};
   rtrs::ServerSessionInfo after{.name = "a", .client_id = 5, .paths_uuid = {2}};
   EXPECT_EQ(WriterOf(before), WriterOf(after));
-  EXPECT_NE(WriterOf(before), WriterOf({.name = "b", .client_id = 5, .paths_uuid = {1}}));
+  EXPECT_EQ(WriterOf(before), WriterOf({.name = "b", .client_id = 5, .paths_uuid = {1}}));
   EXPECT_NE(WriterOf(before), WriterOf({.name = "a", .client_id = 6, .paths_uuid = {1}}));
   before.client_id = after.client_id = 0;
   EXPECT_NE(WriterOf(before), WriterOf(after));

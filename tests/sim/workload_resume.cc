@@ -93,6 +93,7 @@ void Workload::Resume() {
   const std::int64_t fail_after_ns = options_.fail_after_ns;
   const auto device = crew.client->ResumeDevice(past, options_.mode, {fail_after_ns});
   CHECK(device.ok());
+  crew.client->SettleDevice(*device, kFailsAtLeastNs);
   crew.device = *device;
   ++crew.openings;
   ++counts_.resumes;

@@ -267,12 +267,15 @@ enum ibnbd_device_state {
 int ibnbd_device_get_info(ibnbd_device* device, struct ibnbd_device_info* out);
 /* For a program that goes on with the device of another process, which the kernel holds, say: what
  * ibnbd_device_get_info() said there, and the name, are in `was`.  Returns at once; IOs are held
- * until the server is there and gives the same volume back.  A flush fails (-EIO) if the server's
- * machine lost power since `was`.  The loss policy counts from was->held_ms ago: if its time is over
- * already, what comes within two seconds fails before the device is opened.  open_timeout_ms means
- * nothing here. -EINVAL: `was` is no device. */
+ * until ibnbd_device_settle() was called, and the server is there and gives the same volume back.
+ * A flush fails (-EIO) if the server's machine lost power since `was`.  The loss policy counts from
+ * was->held_ms ago.  open_timeout_ms means nothing here.  -EINVAL: `was` is no device. */
 int ibnbd_device_resume(ibnbd_session* session, const struct ibnbd_device_info* was,
                         const struct ibnbd_device_options* options, ibnbd_device** out);
+/* Of a device that was resumed: what the other process left comes from now on, for up to
+ * `window_ms`.  If the loss policy's time ends within the window, it fails, and the volume is opened
+ * behind it; else at once. */
+int ibnbd_device_settle(ibnbd_device* device, uint32_t window_ms);
 /* Asks the server how large the volume is now: if it has grown, ibnbd_device_get_info() says so and
  * IOs may go there from then on.  A volume that has shrunk is an error, and nothing changes.
  * -ENOTCONN: the device is not open now, as when the server is lost; -ETIMEDOUT: no answer in time.
