@@ -102,12 +102,21 @@ TEST_F(ClientResume, TheLossPolicyCountsFromTheLossInTheLifeBefore) {
   EXPECT_GE(device->past().held_ns, 10 * kNsPerSecond);
 }
 
-// The kernel gives the IOs of the dead process to the next one: they are too old.
-TEST_F(ClientResume, WhatIsTooOldFailsAlthoughTheServerIsThere) {
-  past_.held_ns = 11 * kNsPerSecond;
+// The kernel gives the IOs of the dead process to the next one, some of them late.
+struct TooOld {
+  std::int64_t held_ns, comes_after_ns;
+};
+class ClientResumeTooOld : public ClientResume, public ::testing::WithParamInterface<TooOld> {};
+INSTANTIATE_TEST_SUITE_P(
+    , ClientResumeTooOld,
+    ::testing::Values(TooOld{11 * kNsPerSecond, 500 * kNsPerMs},    // T was over before,
+                      TooOld{9 * kNsPerSecond, 1500 * kNsPerMs}));  // or ends in the window.
+
+TEST_P(ClientResumeTooOld, FailsAlthoughTheServerIsThere) {
+  past_.held_ns = GetParam().held_ns;
   FillPattern(after_.memory().first(kIoSize), 2);
   Device* device = Resume(10 * kNsPerSecond);
-  world_.RunFor(500 * kNsPerMs);
+  world_.RunFor(GetParam().comes_after_ns);
   const auto old = after_.Make(IoOp::kWrite, 0, kIoSize);
   ASSERT_EQ(device->queue(0).Submit(*old), 0);
   ASSERT_TRUE(Await(*old, kNsPerSecond));
@@ -117,21 +126,6 @@ TEST_F(ClientResume, WhatIsTooOldFailsAlthoughTheServerIsThere) {
       world_.RunUntil([&] { return device->state() == DeviceState::kOpen; }, 10 * kNsPerSecond));
   EXPECT_EQ(after_.Run(*device, *after_.Make(IoOp::kWrite, 0, kIoSize)), 0);
   EXPECT_EQ(std::memcmp(disk_->current().data(), after_.memory().data(), kIoSize), 0);
-}
-
-// T ends while they still come, although it has not when the device is resumed.
-TEST_F(ClientResume, WhatComesLateInTheWindowFails) {
-  past_.held_ns = 9 * kNsPerSecond;
-  FillPattern(after_.memory().first(kIoSize), 2);
-  Device* device = Resume(10 * kNsPerSecond);
-  world_.RunFor(1500 * kNsPerMs);
-  const auto old = after_.Make(IoOp::kWrite, 0, kIoSize);
-  ASSERT_EQ(device->queue(0).Submit(*old), 0);
-  ASSERT_TRUE(Await(*old, kNsPerSecond));
-  EXPECT_EQ(old->result, -ETIMEDOUT);
-  EXPECT_EQ(std::memcmp(disk_->current().data(), before_.memory().data(), kIoSize), 0);
-  ASSERT_TRUE(
-      world_.RunUntil([&] { return device->state() == DeviceState::kOpen; }, 10 * kNsPerSecond));
 }
 
 TEST_F(ClientResume, TheFirstFlushFailsIfTheServersMachineLostPowerSince) {
