@@ -189,7 +189,7 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
     DrawFenceScenario(prng, &options);
     return options;
   }
-  if (prng.Chance(150'000)) {
+  if (prng.Chance(250'000)) {
     DrawRestartScenario(prng, &options);
     return options;
   }

@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint64_t kSector = 512;
 constexpr std::int64_t kNoteEveryNs = kNsPerSecond;
 // So soon after it was resumed a device has not been opened yet if its time was over.
-constexpr std::int64_t kFailsAtLeastNs = kNsPerSecond;
+constexpr std::int64_t kFailsAtLeastNs = 400 * kNsPerMs;
 
 }  // namespace
 
