@@ -21,6 +21,11 @@ int OpenAt(const std::string& path, int flags) {
 
 }  // namespace
 
+// Closing asks the file system as well.  A call that has not returned holds the volume itself.
+FileBackend::~FileBackend() {
+  (void)looks_.Run([volume = std::move(volume_)] {});
+}
+
 std::string FileBackend::Describe() const {
   return absl::StrCat(volume_->is_block_device() ? "device " : "file ", volume_->path(),
                       volume_->direct() ? ", O_DIRECT" : ", buffered",

@@ -16,6 +16,7 @@ namespace ibnbd {
 class FileBackend final : public rnbd::Backend {
  public:
   explicit FileBackend(std::unique_ptr<Volume> volume) : volume_(std::move(volume)) {}
+  ~FileBackend() override;  // Waits for the volume's end, but not for a file system that hangs.
 
   [[nodiscard]] const rnbd::Geometry& geometry() const override { return volume_->geometry(); }
   [[nodiscard]] std::string Describe() const override;
@@ -27,7 +28,7 @@ class FileBackend final : public rnbd::Backend {
   [[nodiscard]] const Volume& volume() const { return *volume_; }
 
  private:
-  const std::shared_ptr<Volume> volume_;  // Shared with a call that does not return.
+  std::shared_ptr<Volume> volume_;  // Until the end.  Shared with a call that does not return.
   mutable BoundedCall looks_;
 };
 
