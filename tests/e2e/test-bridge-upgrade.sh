@@ -103,6 +103,8 @@ hangs_pid=$!
 exec 9>"$work/hang"
 wait_for 20 grep -q attached "$work/hangs.log" || fail "the client: $(cat "$work/hangs.log")"
 kill -STOP "$server_pid"
+stands_still() { ! grep -L "^State:.T" "/proc/$server_pid/task/"*/status | grep -q .; } # Each of its threads.
+wait_for 20 stands_still || fail "the server does not stop"
 echo >&9
 wait_for 20 grep -q sent "$work/hangs.log" || fail "the client: $(cat "$work/hangs.log")"
 start next nbd-bridge -v --wait --socket "$socket" --handover "$door" "$volume"
