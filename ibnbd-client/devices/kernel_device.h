@@ -55,6 +55,9 @@ class KernelDevice {
   virtual void Abandon() = 0;
 };
 
+// What the kernel says of a block device: its size in bytes; 0: there is none.
+std::uint64_t SizeOfBlockDevice(const std::string& node);
+
 // "ublk" needs Linux 6.0 and the module ublk_drv; "nbd" the module nbd.
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops,
                                                               const OpenVolume& volume,

@@ -170,12 +170,9 @@ absl::Status NbdDevice::Connect(const KernelDeviceOptions& options) {
 
 absl::Status NbdDevice::Adopt(const KernelDeviceOptions& options) {
   index_ = options.index;
-  std::uint64_t sectors = 0;
-  std::ifstream(absl::StrCat("/sys/block/nbd", index_, "/size")) >> sectors;
-  if (sectors * 512 > volume_.info.size) {
-    return absl::FailedPreconditionError(absl::StrCat("take over ", node(), ": it has ",
-                                                      sectors * 512, " bytes, the volume only ",
-                                                      volume_.info.size));
+  if (const std::uint64_t size = SizeOfBlockDevice(node()); size > volume_.info.size) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "take over ", node(), ": it has ", size, " bytes, the volume only ", volume_.info.size));
   }
   UniqueFd kernel_end;
   absl::Status status = Serve(&kernel_end);

@@ -16,8 +16,8 @@ inline constexpr std::uint64_t kUblkFlagIoctlEncode = 1ull << 6;
 inline constexpr std::uint32_t UblkControlOp(unsigned plain) {
   return static_cast<std::uint32_t>(_IOWR('u', plain, ublksrv_ctrl_cmd));
 }
-inline constexpr std::uint32_t UblkIoOp(unsigned plain) {
-  return static_cast<std::uint32_t>(_IOWR('u', plain, ublksrv_io_cmd));
+inline constexpr std::uint32_t UblkIoOp(unsigned plain, bool ioctl_encoded) {
+  return ioctl_encoded ? static_cast<std::uint32_t>(_IOWR('u', plain, ublksrv_io_cmd)) : plain;
 }
 // These two only read.
 inline constexpr std::uint32_t kUblkGetDeviceInfo =

@@ -99,7 +99,7 @@ int UblkControl::RunWith(std::uint32_t op, ublksrv_ctrl_cmd command, T* object) 
 }
 
 std::uint32_t UblkControl::Op(unsigned plain) const {
-  return (features_ & kUblkFlagIoctlEncode) != 0 ? UblkControlOp(plain) : plain;
+  return ioctl_encoded() ? UblkControlOp(plain) : plain;
 }
 
 absl::Status UblkControl::AddDevice(ublksrv_ctrl_dev_info* info) {

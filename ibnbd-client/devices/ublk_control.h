@@ -20,6 +20,7 @@ class UblkControl {
   static absl::StatusOr<std::unique_ptr<UblkControl>> Open();
 
   [[nodiscard]] std::uint64_t features() const { return features_; }  // UBLK_F_...
+  [[nodiscard]] bool ioctl_encoded() const { return (features_ & kUblkFlagIoctlEncode) != 0; }
 
   // `info` says what is wanted, dev_id -1: any; is changed to what there is now.
   absl::Status AddDevice(ublksrv_ctrl_dev_info* info);

@@ -140,8 +140,7 @@ absl::Status UblkDevice::Adopt(int index) {
   }
   ASSIGN_OR_RETURN(const ublksrv_ctrl_dev_info info, control_->GetInfo(id_));
   RETURN_IF_ERROR(CreateQueues(info));
-  const bool ioctl_encoded = (control_->features() & kUblkFlagIoctlEncode) != 0;
-  RETURN_IF_ERROR(GiveProcessToHalfTakenQueues(info, ioctl_encoded));
+  RETURN_IF_ERROR(GiveProcessToHalfTakenQueues(info, control_->ioctl_encoded()));
   // Whoever is killed from here to the last queue's commands leaves more such work: nothing slow.
   RETURN_IF_ERROR(StartRecovery());
   RETURN_IF_ERROR(StartQueues());
@@ -179,7 +178,7 @@ absl::Status UblkDevice::CreateQueues(const ublksrv_ctrl_dev_info& info) {
   UblkQueueOptions options{};
   options.depth = info.queue_depth;
   options.io_size_max = info.max_io_buf_bytes;
-  options.ioctl_encoded = (control_->features() & kUblkFlagIoctlEncode) != 0;
+  options.ioctl_encoded = control_->ioctl_encoded();
   options.session = volume_.session;
   options.device = volume_.device;
   std::vector<std::unique_ptr<UblkQueue>> queues;

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <string>
 #include <thread>
 
@@ -18,6 +17,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "ibnbd-client/devices/ublk_io_command.h"
 
 namespace ibnbd::client {
 namespace {
@@ -52,9 +52,7 @@ void PrepareFetch(io_uring_sqe* sqe, const Commands& commands, std::uint16_t que
   command.q_id = queue;
   command.tag = tag;
   command.addr = reinterpret_cast<std::uintptr_t>(commands.data);
-  io_uring_prep_rw(IORING_OP_URING_CMD, sqe, commands.device_fd, nullptr, 0, 0);
-  sqe->cmd_op = commands.op;
-  std::memcpy(sqe->cmd, &command, sizeof(command));
+  PrepareUblkIoCommand(sqe, commands.device_fd, commands.op, command);
 }
 
 // Whether the driver took it: what it refuses it refuses at once, what it takes it keeps.
@@ -103,7 +101,7 @@ absl::Status RunOnce(const ublksrv_ctrl_dev_info& info, bool ioctl_encoded) {
   if (const int error = io_uring_queue_init(64, &ring, 0); error < 0) {
     return ErrnoStatus(error, "io_uring");
   }
-  const std::uint32_t op = ioctl_encoded ? UblkIoOp(UBLK_IO_FETCH_REQ) : UBLK_IO_FETCH_REQ;
+  const std::uint32_t op = UblkIoOp(UBLK_IO_FETCH_REQ, ioctl_encoded);
   const Nowhere nowhere(std::max<std::size_t>(info.max_io_buf_bytes, 4096));
   const absl::Status status = nowhere.address == MAP_FAILED ? ErrnoStatus(ENOMEM, "mmap")
                                                             : FetchAll(info, op, ring, nowhere);

@@ -24,9 +24,8 @@ absl::StatusOr<std::unique_ptr<UblkQueue>> UblkQueue::Create(bridge::EventLoop& 
 UblkQueue::UblkQueue(bridge::EventLoop& loop, const UblkQueueOptions& options)
     : loop_(loop),
       options_(options),
-      fetch_op_(options.ioctl_encoded ? UblkIoOp(UBLK_IO_FETCH_REQ) : UBLK_IO_FETCH_REQ),
-      commit_op_(options.ioctl_encoded ? UblkIoOp(UBLK_IO_COMMIT_AND_FETCH_REQ)
-                                       : UBLK_IO_COMMIT_AND_FETCH_REQ),
+      fetch_op_(UblkIoOp(UBLK_IO_FETCH_REQ, options.ioctl_encoded)),
+      commit_op_(UblkIoOp(UBLK_IO_COMMIT_AND_FETCH_REQ, options.ioctl_encoded)),
       tags_(std::make_unique<Tag[]>(options.depth)) {
   for (std::uint16_t i = 0; i < options.depth; ++i) {
     tags_[i].queue = this;

@@ -3,9 +3,9 @@
 #include <liburing.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
+#include "ibnbd-client/devices/ublk_io_command.h"
 #include "ibnbd-client/devices/ublk_queue.h"
 
 namespace ibnbd::client {
@@ -49,10 +49,7 @@ void UblkQueue::SendCommand(Tag& tag, std::uint32_t op, int result) {
   command.addr =
       reinterpret_cast<std::uintptr_t>(memory_) + std::uintptr_t{tag.number} * options_.io_size_max;
   io_uring_sqe* sqe = loop_.GetSqe();
-  io_uring_prep_rw(IORING_OP_URING_CMD, sqe, device_fd_, nullptr, 0, 0);
-  sqe->cmd_op = op;
-  static_assert(sizeof(command) <= 16, "what an entry of 64 bytes has room for");
-  std::memcpy(sqe->cmd, &command, sizeof(command));
+  PrepareUblkIoCommand(sqe, device_fd_, op, command);
   loop_.Bind(sqe, tag);
   ++tags_fetching_;
 }

@@ -129,11 +129,7 @@ absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index,
     slot->record.node = NodeOf(slot->record.request.kind, index);
     slot->record.request.index = index;
     slot->record.request.volume_id = volume.volume_id;
-    // One that the server does not tell now, it may tell the next time.
-    if (volume.writer_epoch != 0) {
-      slot->record.request.writer_epoch = static_cast<std::uint16_t>(volume.writer_epoch);
-    }
-    slot->record.past = VolumePast{volume, 0};
+    SetPast(*slot, {volume, 0});
     // The session has been told: what it has is written down with it, and may change.
     slot->record.request.wishes = {};
   }

@@ -27,13 +27,13 @@
 
 namespace ibnbd::client {
 
-// What is written down.
 // A volume as its device was served last.
 struct VolumePast {
   ibnbd_device_info info{};     // The name is the request's.
   std::int64_t lost_at_ms = 0;  // Since boot: since when its server is away; 0: it was not.
 };
 
+// What is written down.
 struct DeviceRecord {
   MapRequest request;  // index: the device's; volume_id, writer_epoch: the volume's.
   std::string node;
@@ -96,8 +96,8 @@ class DeviceTable {
   absl::StatusOr<SessionReport> ChangeSession(const std::string& selector, const ChangeFn& change);
   std::vector<SessionReport> ListSessions();
 
-  // Takes over what another process left, which was alive at `last_ms`, in the background, for as
-  // long as it takes.  Once, first.
+  // Takes over what another process left, which was alive at `last_ms` (0: not known), in the
+  // background, for as long as it takes.  Once, first.
   void Restore(const TableRecords& records, std::int64_t last_ms);
   // Looks at the servers' sizes from time to time, and every second at what the next process will
   // want to know; then calls `alive`.
@@ -130,6 +130,7 @@ class DeviceTable {
   DeviceReport ReportOf(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteDown(const SlotPtr& slot, int index, const ibnbd_device_info& volume);
   [[nodiscard]] std::optional<ibnbd_device_info> PastOf(const Slot& slot) const;
+  static void SetPast(Slot& slot, const VolumePast& past);
   bool NotePast(Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NotePasts();
   absl::Status Save();
@@ -146,9 +147,8 @@ class DeviceTable {
   const DeviceNames names_;
   const SaveFn save_;
   const ClockFn ms_since_boot_;
-  std::int64_t last_ms_ = 0;  // When the process before was alive; 0: not known.
-  bool noted_ =
-      true;  // What the next one wants to know is written down.  Restore(), then one thread.
+  // What the next process wants to know is written down.  Restore(), then one thread.
+  bool noted_ = true;
   absl::Mutex save_mutex_;  // Before mutex_.
   absl::Mutex mutex_;
   std::vector<SlotPtr> slots_ ABSL_GUARDED_BY(mutex_);

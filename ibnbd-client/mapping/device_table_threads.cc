@@ -61,7 +61,6 @@ void DeviceTable::RemoveUnknown() {
 }
 
 void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
-  last_ms_ = last_ms;
   sessions_.Restore(records.sessions);
   for (const DeviceRecord& record : records.devices) {
     auto slot = std::make_shared<Slot>();
@@ -127,8 +126,7 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
   return status;
 }
 
-// What it was, for a device that is taken over: its IOs have waited since the server was lost, or,
-// if it was not, since there was nobody to give it to.
+// What it was, for a device that is taken over: its IOs have waited since its server was lost.
 std::optional<ibnbd_device_info> DeviceTable::PastOf(const Slot& slot) const {
   if (!slot.record.past) return std::nullopt;
   ibnbd_device_info was = slot.record.past->info;
@@ -138,12 +136,18 @@ std::optional<ibnbd_device_info> DeviceTable::PastOf(const Slot& slot) const {
   std::memcpy(was.name, name.c_str(), name.size() + 1);
   was.volume_id = slot.record.request.volume_id;
   was.writer_epoch = slot.record.request.writer_epoch;
-  const std::int64_t lost_at_ms = slot.record.past->lost_at_ms;
-  const std::int64_t since_ms = lost_at_ms != 0 ? lost_at_ms : last_ms_;
+  const std::int64_t since_ms = slot.record.past->lost_at_ms;
   const std::int64_t now_ms = ms_since_boot_();
   was.held_ms =
       since_ms == 0 ? 0 : static_cast<std::uint64_t>(std::max<std::int64_t>(now_ms - since_ms, 0));
   return was;
+}
+
+void DeviceTable::SetPast(Slot& slot, const VolumePast& past) {
+  slot.record.past = past;
+  // An epoch that the server does not tell now, it may tell the next time.
+  const auto epoch = static_cast<std::uint16_t>(past.info.writer_epoch);
+  if (epoch != 0) slot.record.request.writer_epoch = epoch;
 }
 
 // True if it is news.
@@ -163,9 +167,7 @@ bool DeviceTable::NotePast(Slot& slot) const {
                                std::begin(now->server_instance)) &&
                     std::abs(slot.record.past->lost_at_ms - lost_at_ms) <= kLossSlackMs;
   if (same) return false;
-  slot.record.past = VolumePast{*now, lost_at_ms};
-  // One that the server does not tell now, it may tell the next time.
-  if (epoch != 0) slot.record.request.writer_epoch = epoch;
+  SetPast(slot, {*now, lost_at_ms});
   return true;
 }
 

@@ -31,13 +31,6 @@ std::uint32_t ResendMs(DeviceKind kind, const std::string& node) {
   return (timeout_ms != 0 ? timeout_ms : 30'000) + 1000;
 }
 
-// Of a block device; 0: there is none.
-std::uint64_t SizeOf(const std::string& node) {
-  std::uint64_t sectors = 0;
-  std::ifstream(absl::StrCat("/sys/block/", node.substr(node.rfind('/') + 1), "/size")) >> sectors;
-  return sectors * 512;
-}
-
 }  // namespace
 
 const char* NameOf(DeviceKind kind) { return kind == DeviceKind::kUblk ? "ublk" : "nbd"; }
@@ -91,7 +84,7 @@ absl::Status MappedVolume::OpenDevice(const Options& how) {
   }
   ibnbd_device_info was = *how.was;
   // It may have grown, and nobody came to write it down.
-  was.size = std::max(was.size, SizeOf(NodeOf(request_.kind, request_.index)));
+  was.size = std::max(was.size, SizeOfBlockDevice(NodeOf(request_.kind, request_.index)));
   const int error = ibnbd_device_resume(session_, &was, &options, &device_);
   return error == 0 ? absl::OkStatus() : ApiStatus(error);
 }
@@ -119,7 +112,7 @@ absl::Status MappedVolume::StartKernelDevice(const Options& how) {
   ASSIGN_OR_RETURN(kernel_device_, start(loops_, volume, options));
   volume_id_ = volume.info.volume_id;
   // One that was left may be smaller than the volume is now.
-  device_size_ = how.adopt ? SizeOf(kernel_device_->node()) : volume.info.size;
+  device_size_ = how.adopt ? SizeOfBlockDevice(kernel_device_->node()) : volume.info.size;
   return absl::OkStatus();
 }
 

@@ -8,9 +8,9 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 
 #include "ibnbd-client/devices/ublk_control.h"
+#include "ibnbd-client/devices/ublk_io_command.h"
 
 using ibnbd::client::UblkControl;
 
@@ -30,9 +30,8 @@ void FetchQueue(io_uring& ring, int device, const ublksrv_ctrl_dev_info& info,
     command.tag = tag;
     command.addr = reinterpret_cast<std::uintptr_t>(buffer);
     io_uring_sqe* sqe = io_uring_get_sqe(&ring);
-    io_uring_prep_rw(IORING_OP_URING_CMD, sqe, device, nullptr, 0, 0);
-    sqe->cmd_op = ibnbd::client::UblkIoOp(UBLK_IO_FETCH_REQ);
-    std::memcpy(sqe->cmd, &command, sizeof(command));
+    const std::uint32_t op = ibnbd::client::UblkIoOp(UBLK_IO_FETCH_REQ, true);
+    ibnbd::client::PrepareUblkIoCommand(sqe, device, op, command);
     io_uring_cqe* cqe = nullptr;
     if (io_uring_submit(&ring) != 1 || io_uring_peek_cqe(&ring, &cqe) == 0) Fail("fetch");
   }
