@@ -186,7 +186,7 @@ DevicePast DeviceImpl::past() const {
   past.info = info_;
   past.info.writer_epoch = writer_epoch_;
   past.server_instance = LossUnreported() ? unreported_ : instance_;
-  if (lost_at_ns_) past.held_ns = context_.control.reactor().now_ns() - *lost_at_ns_;
+  if (lost_at_ns_) past.held_ns = context_.control.reactor().clock().NowNs() - *lost_at_ns_;
   return past;
 }
 
