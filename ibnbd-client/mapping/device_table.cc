@@ -148,7 +148,25 @@ absl::StatusOr<DeviceReport> DeviceTable::MapInto(const SlotPtr& slot) {
   return ReportOf(*slot);
 }
 
+// A device that is in use must not wait for the session behind one that is not mapped yet, which
+// wants the server to be there.  The first try of a take-over needs no server.
+absl::Status DeviceTable::WaitForTakeOvers(const MapRequest& request) {
+  const SessionKey key = client::KeyOf(request.uri, request.session_name);
+  const auto tried = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return std::none_of(slots_.begin(), slots_.end(), [&key](const SlotPtr& slot) {
+      return slot->untried && KeyOf(*slot) == key;
+    });
+  };
+  absl::MutexLock lock(&mutex_);
+  if (mutex_.AwaitWithTimeout(absl::Condition(&tried), absl::Milliseconds(request.timeout_ms))) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError(absl::StrCat("map ", request.uri.ToString(),
+                                             ": devices of the same server are being taken over"));
+}
+
 absl::StatusOr<DeviceReport> DeviceTable::Map(MapRequest request) {
+  RETURN_IF_ERROR(WaitForTakeOvers(request));
   ASSIGN_OR_RETURN(const SlotPtr slot, Reserve(request));
   return MapInto(slot);
 }

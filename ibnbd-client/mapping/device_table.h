@@ -107,8 +107,9 @@ class DeviceTable {
  private:
   struct Slot {
     DeviceRecord record;
-    bool busy = false;  // A call, or the take-over, works on it; `volume` is its own.
-    bool gone = false;  // Unmapped; those who waited for it find this.
+    bool busy = false;     // A call, or the take-over, works on it; `volume` is its own.
+    bool gone = false;     // Unmapped; those who waited for it find this.
+    bool untried = false;  // Of a former process, and nobody has tried to take it over yet.
     std::string problem;
     std::unique_ptr<MappedVolume> volume;
   };
@@ -122,6 +123,7 @@ class DeviceTable {
   absl::StatusOr<SlotPtr> Claim(const std::string& selector, std::uint32_t timeout_ms);
   absl::StatusOr<SlotPtr> ClaimReadable(const std::string& selector, std::uint32_t timeout_ms);
   void Unclaim(const SlotPtr& slot);
+  absl::Status WaitForTakeOvers(const MapRequest& request);
   absl::StatusOr<SlotPtr> Reserve(const MapRequest& request);
   absl::Status Start(const SlotPtr& slot, bool adopt);
   absl::Status TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force);

@@ -71,12 +71,13 @@ void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
     if (slot->record.past && slot->record.past->lost_at_ms == 0) {
       slot->record.past->lost_at_ms = last_ms;
     }
-    slot->problem = record.unread.empty() ? "not taken over yet" : WhyUnread(record);
+    slot->untried = record.unread.empty();
+    slot->problem = slot->untried ? "not taken over yet" : WhyUnread(record);
     {
       absl::MutexLock lock(&mutex_);
       slots_.push_back(slot);
     }
-    if (!record.unread.empty()) {
+    if (!slot->untried) {
       LOG_ERROR(record.node, " is not served: ", slot->problem);
       continue;
     }
@@ -119,6 +120,7 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
   const absl::Status status = left.ok() ? Start(slot, true) : left.status();
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
+  slot->untried = false;
   slot->problem = std::string(status.message());
   // What it was cannot be right: the server will say what it is.
   if (absl::IsInvalidArgument(status)) slot->record.past.reset();
