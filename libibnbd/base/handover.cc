@@ -17,6 +17,8 @@
 #include <span>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -32,11 +34,25 @@ constexpr std::size_t kSocketsMax = 64;  // In one message.
 constexpr int kBufferSize = 2 * kHandedStateMax;
 constexpr timeval kSendTimeout{5, 0};
 constexpr std::int64_t kReportNs = 10 * kNsPerSecond;  // That we still wait.
+constexpr timeval kWordTimeout{1, 0};                  // It is said right after the connect.
+constexpr std::size_t kShownMax = 100'000;
 
 // The message in which they come; says what it is, and its version.
 std::string SocketsMessage(std::string_view program, bool more_come) {
   return absl::StrCat(absl::string_view(program.data(), program.size()), more_come ? " more" : "",
                       " listening sockets 1", absl::string_view("", 1));
+}
+
+// What a successor wants.
+std::string Word(std::string_view program, absl::string_view wants) {
+  return absl::StrCat(absl::string_view(program.data(), program.size()), " ", wants, " 1");
+}
+constexpr char kLooks[] = "looks";
+constexpr char kTakes[] = "takes";
+
+// The first of the messages that one who looks gets: how many come.
+std::string ShownMessage(std::string_view program, std::size_t count) {
+  return absl::StrCat(Word(program, "shows"), " ", count);
 }
 
 // What is handed over is trusted, either way: only root and our own user may be at the other end.
@@ -143,7 +159,8 @@ absl::StatusOr<Received> Receive(int connection) {
 }
 
 // Until there is something to read, or the end.
-absl::Status WaitFor(int connection, std::int64_t deadline_ns) {
+absl::Status WaitFor(int connection, std::int64_t deadline_ns,
+                     absl::string_view missing = "ended") {
   const std::int64_t begin_ns = MonotonicClock().NowNs();
   for (std::int64_t now_ns = begin_ns; now_ns < deadline_ns; now_ns = MonotonicClock().NowNs()) {
     pollfd waiting{connection, POLLIN, 0};
@@ -154,10 +171,21 @@ absl::Status WaitFor(int connection, std::int64_t deadline_ns) {
     if (count < 0 && errno != EINTR) return ErrnoStatus(errno, "poll");
     const std::int64_t waited_ns = MonotonicClock().NowNs() - begin_ns;
     if (count == 0) {
-      LOG_WARN("the process before has not ended after ", waited_ns / kNsPerSecond, " s");
+      LOG_WARN("the process before has not ", missing, " after ", waited_ns / kNsPerSecond, " s");
     }
   }
-  return absl::DeadlineExceededError("the process before has not ended");
+  return absl::DeadlineExceededError(absl::StrCat("the process before has not ", missing));
+}
+
+absl::Status NotOfThisKind(std::string_view program) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "it is no ", absl::string_view(program.data(), program.size()), " of this kind"));
+}
+
+absl::Status Refused(std::string_view program) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("it refused: is it another user's, or no ",
+                   absl::string_view(program.data(), program.size()), " of this kind?"));
 }
 
 std::string NoDescriptors() {
@@ -170,12 +198,9 @@ absl::StatusOr<std::vector<UniqueFd>> TakeSockets(std::string_view program, int 
   while (true) {
     RETURN_IF_ERROR(WaitFor(connection, deadline_ns));
     ASSIGN_OR_RETURN(Received next, Receive(connection));
-    if (next.end()) return absl::FailedPreconditionError("it refused; is it another user's?");
+    if (next.end()) return Refused(program);
     const bool last = next.text == SocketsMessage(program, false);
-    if (!last && next.text != SocketsMessage(program, true)) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "it is no ", absl::string_view(program.data(), program.size()), " of this kind"));
-    }
+    if (!last && next.text != SocketsMessage(program, true)) return NotOfThisKind(program);
     if (next.no_descriptors) LOG_WARN("a listening socket is not taken over: ", NoDescriptors());
     std::move(next.sockets.begin(), next.sockets.end(), std::back_inserter(sockets));
     if (last) return sockets;
@@ -199,6 +224,45 @@ absl::Status TakeClients(int connection, std::int64_t deadline_ns,
   }
 }
 
+absl::StatusOr<std::vector<std::string>> ReceiveShown(std::string_view program, int connection,
+                                                      std::int64_t deadline_ns) {
+  RETURN_IF_ERROR(WaitFor(connection, deadline_ns, "answered"));
+  ASSIGN_OR_RETURN(const Received first, Receive(connection));
+  if (first.end()) return Refused(program);
+  std::size_t count = 0;
+  const std::string expected = absl::StrCat(Word(program, "shows"), " ");
+  if (!absl::StartsWith(first.text, expected) ||
+      !absl::SimpleAtoi(absl::string_view(first.text).substr(expected.size()), &count) ||
+      count > kShownMax) {
+    return NotOfThisKind(program);
+  }
+  std::vector<std::string> shown;
+  while (shown.size() < count) {
+    RETURN_IF_ERROR(WaitFor(connection, deadline_ns, "answered"));
+    ASSIGN_OR_RETURN(Received next, Receive(connection));
+    if (next.end() || next.cut) return absl::UnavailableError("it did not show everything");
+    shown.push_back(std::move(next.text));
+  }
+  return shown;
+}
+
+// Whoever listens there has been told what we want.  Invalid: nobody does.
+absl::StatusOr<UniqueFd> Knock(std::string_view program, const std::string& path,
+                               absl::string_view wants) {
+  ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
+  RETURN_IF_ERROR(CheckPlace(path));
+  UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!connection.valid()) return ErrnoStatus(errno, "socket");
+  if (connect(connection.get(), Generic(address), sizeof address) != 0) {
+    if (errno == ENOENT || errno == ECONNREFUSED) return UniqueFd();
+    return ErrnoStatus(errno, "connect");
+  }
+  RETURN_IF_ERROR(CheckedPeer(connection.get()).status());
+  // Who does not read it has closed, and that is found when the answer is to be read.
+  (void)Send(connection.get(), Word(program, wants), {}, 0);
+  return connection;
+}
+
 absl::StatusOr<HandedOver> TakeFrom(std::string_view program, int connection,
                                     std::int64_t timeout_ns) {
   const std::int64_t deadline_ns = MonotonicClock().NowNs() + timeout_ns;
@@ -212,6 +276,19 @@ absl::StatusOr<HandedOver> TakeFrom(std::string_view program, int connection,
   if (taken.clients.empty()) return status;
   LOG_WARN("took over ", taken.clients.size(), " clients, others are lost: ", status.message());
   return taken;
+}
+
+void LimitSending(int connection) {
+  (void)setsockopt(connection, SOL_SOCKET, SO_SNDBUF, &kBufferSize, sizeof kBufferSize);
+  (void)setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof kSendTimeout);
+}
+
+absl::Status ShowTo(int connection, std::string_view program,
+                    const std::vector<std::string>& shown) {
+  LimitSending(connection);
+  RETURN_IF_ERROR(Send(connection, ShownMessage(program, shown.size()), {}, 0));
+  for (const std::string& piece : shown) RETURN_IF_ERROR(Send(connection, piece, {}, 0));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -236,18 +313,29 @@ HandoverSocket::HandoverSocket(UniqueFd fd)
     : fd_(std::move(fd)), spare_(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)) {}
 
 absl::StatusOr<UniqueFd> HandoverSocket::HandOver(std::string_view program,
-                                                  const std::vector<int>& sockets) {
+                                                  const std::vector<int>& sockets,
+                                                  const Show& show) {
   spare_.Reset();
-  auto successor = LetIn(program, sockets);
-  if (!successor.ok()) spare_.Reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  auto successor = LetIn(program, sockets, show);
+  if (!successor.ok() || !successor->valid()) spare_.Reset(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
   return successor;
 }
 
 absl::StatusOr<UniqueFd> HandoverSocket::LetIn(std::string_view program,
-                                               const std::vector<int>& sockets) {
+                                               const std::vector<int>& sockets, const Show& show) {
   UniqueFd connection(accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return ErrnoStatus(errno, "accept");
   ASSIGN_OR_RETURN(const ucred peer, CheckedPeer(connection.get()));
+  (void)setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &kWordTimeout, sizeof kWordTimeout);
+  ASSIGN_OR_RETURN(const Received word, Receive(connection.get()));
+  if (show && word.text == Word(program, kLooks)) {
+    RETURN_IF_ERROR(ShowTo(connection.get(), program, show()));
+    LOG_INFO("process ", peer.pid, " looks whether it can take over");
+    return UniqueFd();
+  }
+  if (word.text != Word(program, kTakes)) {
+    return absl::InvalidArgumentError(absl::StrCat("process ", peer.pid, " does not want it"));
+  }
   std::span<const int> left(sockets);
   while (left.size() > kSocketsMax) {
     RETURN_IF_ERROR(Send(connection.get(), SocketsMessage(program, true), left.first(kSocketsMax),
@@ -261,8 +349,7 @@ absl::StatusOr<UniqueFd> HandoverSocket::LetIn(std::string_view program,
 }
 
 bool HandOverClients(int successor, const std::vector<HandedClient>& clients) {
-  (void)setsockopt(successor, SOL_SOCKET, SO_SNDBUF, &kBufferSize, sizeof kBufferSize);
-  (void)setsockopt(successor, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof kSendTimeout);
+  LimitSending(successor);
   bool all = true;
   for (const HandedClient& client : clients) {
     const int socket = client.socket.get();
@@ -281,21 +368,25 @@ bool HandOverClients(int successor, const std::vector<HandedClient>& clients) {
   return all;
 }
 
+absl::StatusOr<std::optional<std::vector<std::string>>> LookAt(std::string_view program,
+                                                               const std::string& path,
+                                                               std::int64_t timeout_ns) {
+  const std::string what = absl::StrCat("look at ", path);
+  auto connection = Knock(program, path, kLooks);
+  if (!connection.ok()) return Annotate(connection.status(), what);
+  if (!connection->valid()) return std::nullopt;
+  auto shown = ReceiveShown(program, connection->get(), MonotonicClock().NowNs() + timeout_ns);
+  if (!shown.ok()) return Annotate(shown.status(), what);
+  return *std::move(shown);
+}
+
 absl::StatusOr<HandedOver> TakeOver(std::string_view program, const std::string& path,
                                     std::int64_t timeout_ns) {
   const std::string what = absl::StrCat("take over at ", path);
-  ASSIGN_OR_RETURN(const sockaddr_un address, AddressOf(path));
-  if (absl::Status status = CheckPlace(path); !status.ok()) return Annotate(status, what);
-  const UniqueFd connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!connection.valid()) return ErrnoStatus(errno, what);
-  if (connect(connection.get(), Generic(address), sizeof address) != 0) {
-    if (errno == ENOENT || errno == ECONNREFUSED) return HandedOver();
-    return ErrnoStatus(errno, what);
-  }
-  if (const auto peer = CheckedPeer(connection.get()); !peer.ok()) {
-    return Annotate(peer.status(), what);
-  }
-  auto taken = TakeFrom(program, connection.get(), timeout_ns);
+  auto connection = Knock(program, path, kTakes);
+  if (!connection.ok()) return Annotate(connection.status(), what);
+  if (!connection->valid()) return HandedOver();
+  auto taken = TakeFrom(program, connection->get(), timeout_ns);
   if (!taken.ok()) return Annotate(taken.status(), what);
   return taken;
 }

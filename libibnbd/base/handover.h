@@ -5,7 +5,8 @@
 // ends.  Clients wait meanwhile, new ones in the queues of the sockets.  It may hand its clients'
 // connections over, too, where they can go on with another process.
 //
-//   next     connects
+//   next     connects, and says what it wants: to look, or to take
+//   running  to one who looks, what it wants to show, and nothing else happens
 //   running  its sockets, in as many messages as it takes, of which the last says so; then one
 //            message for each client, when it is done with all of them; it closes the connection
 //            by ending
@@ -17,6 +18,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,15 +49,21 @@ class HandoverSocket {
   static absl::StatusOr<HandoverSocket> Open(const std::string& path);
 
   [[nodiscard]] int fd() const { return fd_.get(); }
+  // What one who looks is shown, each piece no longer than kHandedStateMax; none: nobody looks at
+  // such a program.
+  using Show = std::function<std::vector<std::string>()>;
+
   // When fd() is readable.  `program` says what they are.  Hands `sockets` to whoever asks; the
-  // connection, to be kept until the end of this process.  Error: it was nobody who may, or he has
-  // gone, or cannot be let in; nothing has happened.  He may still be at the door: look again after
-  // kDoorRestNs, not at once.
-  absl::StatusOr<UniqueFd> HandOver(std::string_view program, const std::vector<int>& sockets);
+  // connection, to be kept until the end of this process.  Invalid: he has only looked.  Error: it
+  // was nobody who may, or he has gone, or cannot be let in, or wants nothing; nothing has
+  // happened.  He may still be at the door: look again after kDoorRestNs, not at once.
+  absl::StatusOr<UniqueFd> HandOver(std::string_view program, const std::vector<int>& sockets,
+                                    const Show& show = nullptr);
 
  private:
   explicit HandoverSocket(UniqueFd fd);
-  absl::StatusOr<UniqueFd> LetIn(std::string_view program, const std::vector<int>& sockets);
+  absl::StatusOr<UniqueFd> LetIn(std::string_view program, const std::vector<int>& sockets,
+                                 const Show& show);
 
   UniqueFd fd_;
   UniqueFd spare_;  // So that a process that has used up its descriptors can be replaced.
@@ -64,6 +73,12 @@ inline constexpr std::int64_t kDoorRestNs = kNsPerSecond;
 // To the process that has taken over, by what HandOver() returned.  Waits for it at most some
 // seconds.  False: not all could be handed over; the log says why.
 bool HandOverClients(int successor, const std::vector<HandedClient>& clients);
+
+// What the process that listens at `path` shows, which goes on as before; nothing if there is no
+// such process.
+absl::StatusOr<std::optional<std::vector<std::string>>> LookAt(std::string_view program,
+                                                               const std::string& path,
+                                                               std::int64_t timeout_ns);
 
 // Asks the process that listens at `path` for its sockets, and waits until it has ended, with a
 // line in the log now and then.  None if there is no such process.  DeadlineExceeded: it has not

@@ -46,10 +46,11 @@ class HandoverTest : public ::testing::Test {
   void StartNext(std::int64_t timeout_ns = kTimeoutNs) {
     next_ = std::thread([this, timeout_ns] { result_ = TakeOver(kProgram, path(), timeout_ns); });
   }
-  static absl::StatusOr<UniqueFd> Succeed(HandoverSocket& door, const std::vector<int>& sockets) {
+  static absl::StatusOr<UniqueFd> Succeed(HandoverSocket& door, const std::vector<int>& sockets,
+                                          const HandoverSocket::Show& show = nullptr) {
     pollfd waiting{door.fd(), POLLIN, 0};
     EXPECT_EQ(::poll(&waiting, 1, 30'000), 1);
-    return door.HandOver(kProgram, sockets);
+    return door.HandOver(kProgram, sockets, show);
   }
   const absl::StatusOr<HandedOver>& result() {
     next_.join();
@@ -74,7 +75,11 @@ class Running {
     EXPECT_EQ(::bind(listening_.get(), generic, sizeof address), 0);
     EXPECT_EQ(::listen(listening_.get(), 1), 0);
   }
-  void Accept() { connection_.Reset(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC)); }
+  void Accept() {
+    connection_.Reset(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    char word[64];
+    EXPECT_GT(::recv(connection_.get(), word, sizeof word, 0), 0);
+  }
   void SayFirst() { Say(std::string("test listening sockets 1\0", 25), 0); }
   void Say(const std::string& text, std::size_t descriptors) {
     alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {};
@@ -227,6 +232,79 @@ TEST_F(HandoverTest, WhoDoesNotEndAndHandsNobodyOverIsNotSucceeded) {
   running.Accept();
   running.SayFirst();
   EXPECT_EQ(result().status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(HandoverTest, WhoLooksSeesEverythingAndTakesNothing) {
+  for (const std::size_t count : {0u, 1u, 300u}) {
+    SCOPED_TRACE(count);
+    auto door = HandoverSocket::Open(path());
+    ASSERT_TRUE(door.ok()) << door.status();
+    std::vector<std::string> shown;
+    for (std::size_t i = 0; i < count; ++i) {
+      shown.push_back(std::to_string(i) + std::string(i % 100 == 0 ? 90'000 : 1, '.'));
+    }
+    absl::StatusOr<std::optional<std::vector<std::string>>> seen;
+    std::thread looking([&] { seen = LookAt(kProgram, path(), kTimeoutNs); });
+    const UniqueFd socket = AnyFd();
+    const auto visitor = Succeed(*door, {socket.get()}, [&shown] { return shown; });
+    looking.join();
+    ASSERT_TRUE(visitor.ok()) << visitor.status();
+    EXPECT_FALSE(visitor->valid());
+    ASSERT_TRUE(seen.ok()) << seen.status();
+    ASSERT_TRUE(seen->has_value());
+    EXPECT_EQ(**seen, shown);
+    // The next one may take.
+    StartNext();
+    auto successor = Succeed(*door, {socket.get()});
+    ASSERT_TRUE(successor.ok()) << successor.status();
+    successor->Reset();
+    ASSERT_TRUE(result().ok()) << result_.status();
+    EXPECT_EQ(result_->sockets.size(), 1u);
+  }
+}
+
+TEST_F(HandoverTest, NobodyIsThereToLookAt) {
+  const auto seen = LookAt(kProgram, path(), kTimeoutNs);
+  ASSERT_TRUE(seen.ok()) << seen.status();
+  EXPECT_FALSE(seen->has_value());
+}
+
+TEST_F(HandoverTest, WhoDoesNotAnswerOrShowsHalfOfItIsNotSeen) {
+  Running running(path());
+  EXPECT_EQ(LookAt(kProgram, path(), kNsPerSecond / 10).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  running.Accept();
+  for (const char* first : {"test shows 1 2", "test shows 1 x", "test shows 1 -1", "other"}) {
+    SCOPED_TRACE(first);
+    absl::StatusOr<std::optional<std::vector<std::string>>> seen;
+    std::thread looking([&] { seen = LookAt(kProgram, path(), kTimeoutNs); });
+    running.Accept();
+    running.Say(first, 0);
+    running.Say("one", 0);
+    running.End();
+    looking.join();
+    EXPECT_FALSE(seen.ok());
+  }
+}
+
+TEST_F(HandoverTest, WhoSaysNothingOrWantsSomethingElseGetsNothing) {
+  auto door = HandoverSocket::Open(path());
+  ASSERT_TRUE(door.ok()) << door.status();
+  for (const char* word : {"", "test takes 2", "other takes 1", "test looks 1"}) {
+    SCOPED_TRACE(word);
+    const UniqueFd visitor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path().c_str(), path().size() + 1);
+    ASSERT_EQ(::connect(visitor.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+              0);
+    if (*word != '\0') {
+      ASSERT_GT(::send(visitor.get(), word, std::strlen(word), 0), 0);
+    }
+    EXPECT_FALSE(Succeed(*door, {}).ok());
+    char byte = 0;
+    EXPECT_LE(::recv(visitor.get(), &byte, 1, 0), 0);
+  }
 }
 
 }  // namespace

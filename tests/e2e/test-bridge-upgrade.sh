@@ -56,8 +56,9 @@ alive "$bridge_pid" || fail "the bridge has ended"
 # Not a bridge's.
 first_server=$server_pid
 start_server --handover "$work/server.sock" --export m=mem:1M
-expect_fail "it is no nbd-bridge of this kind" nbd-bridge --socket "$work/other.sock" --handover "$work/server.sock" "$uri/m"
-wait "$server_pid" # It has handed over, and has ended: its sockets are lost to both.
+expect_fail "no nbd-bridge of this kind" nbd-bridge --socket "$work/other.sock" --handover "$work/server.sock" "$uri/m"
+wait_for 20 grep -q "does not want it" "$server_log" || fail "the server says nothing: $(cat "$server_log")"
+stop "$server_pid"
 server_pid=$first_server
 # Another user's: its clients might be anybody's descriptors.
 if [ "$(id -u)" -eq 0 ]; then
