@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <chrono>
 #include <iterator>
+#include <mutex>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -94,16 +96,22 @@ absl::StatusOr<std::unique_ptr<Bridge>> Bridge::Start(const BridgeOptions& optio
   std::unique_ptr<Bridge> bridge(new Bridge(options));
   // First the sockets: what is wrong with them is found at once, a server may take a while.
   RETURN_IF_ERROR(bridge->Listen(&inheritance));
-  VolumeTableOptions volume_options = options.volumes;
-  volume_options.queue_count = options.thread_count;
-  volume_options.payload_size_max =
-      std::min(volume_options.payload_size_max, options.connection_memory);
-  ASSIGN_OR_RETURN(bridge->volumes_, VolumeTable::Open(volume_options));
+  bridge->volumes_ = std::move(inheritance.volumes);
+  if (bridge->volumes_ == nullptr) {
+    ASSIGN_OR_RETURN(bridge->volumes_, VolumeTable::Open(VolumeOptionsOf(options)));
+  }
   bridge->StartLoops();
   // From here on nothing can fail.
   if (inheritance.on_serve) inheritance.on_serve();
   bridge->Resume(std::move(inheritance.before.clients));
   return bridge;
+}
+
+VolumeTableOptions Bridge::VolumeOptionsOf(const BridgeOptions& options) {
+  VolumeTableOptions volumes = options.volumes;
+  volumes.queue_count = options.thread_count;
+  volumes.payload_size_max = std::min(volumes.payload_size_max, options.connection_memory);
+  return volumes;
 }
 
 absl::Status Bridge::Listen(Inheritance* inheritance) {
@@ -112,16 +120,21 @@ absl::Status Bridge::Listen(Inheritance* inheritance) {
     sockets_.push_back(std::move(socket));
   }
   for (const std::string& address : options_.listen) {
-    ASSIGN_OR_RETURN(ListenSocket socket,
-                     ListenSocket::Open(address, &inheritance->before.sockets));
-    sockets_.push_back(std::move(socket));
+    auto socket = ListenSocket::Open(address, &inheritance->before.sockets);
+    if (socket.ok()) {
+      sockets_.push_back(*std::move(socket));
+    } else if (inheritance->before.taken) {
+      LOG_ERROR(socket.status().message(), "; there are clients to be served all the same");
+    } else {
+      return socket.status();
+    }
   }
   if (!inheritance->before.sockets.empty()) {
     LOG_WARN("listens no more on ", inheritance->before.sockets.size(),
              " sockets of the process before");
     inheritance->before.sockets.clear();
   }
-  if (sockets_.empty()) {
+  if (sockets_.empty() && inheritance->before.clients.empty()) {
     return absl::InvalidArgumentError("nothing to listen on: give --socket or --listen");
   }
   return absl::OkStatus();
@@ -142,6 +155,7 @@ void Bridge::StartLoops() {
                                        connection_count_,
                                        options_.handshake_timeout_ms * kNsPerMs,
                                        false,
+                                       {},
                                        {}});
   }
   EventLoop& first = *loops_[0].events;
@@ -206,6 +220,40 @@ void Bridge::HandOverNew(UniqueFd socket) {
   ClientState state;
   state.is_new = true;
   context.handed_over.push_back({std::move(socket), FormatClientState(state)});
+}
+
+Predecessor Bridge::Describe() {
+  constexpr std::chrono::seconds kPatience(1);
+  // What is due beside the time that is given: the end of accepting, and of the process.
+  constexpr std::int64_t kEndNs = 10 * kNsPerSecond;
+  struct Gathering {  // A loop may answer when nobody waits any more.
+    std::mutex mutex;
+    std::set<std::string> states;
+    std::counting_semaphore<> answers{0};
+  };
+  const auto gathering = std::make_shared<Gathering>();
+  for (Loop& loop : loops_) {
+    loop.events->Post([gathering, &loop] {
+      {
+        const std::lock_guard<std::mutex> lock(gathering->mutex);
+        gathering->states.insert(loop.context->served.begin(), loop.context->served.end());
+      }
+      gathering->answers.release();
+    });
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  std::size_t answers = 0;
+  while (answers < loops_.size() && gathering->answers.try_acquire_until(deadline)) ++answers;
+  if (answers < loops_.size()) LOG_ERROR("a thread does not answer; its clients are not looked at");
+  Predecessor described;
+  // To finish, to flush, and to close.
+  described.ends_within_ns = 3 * options_.stop_timeout_ms * kNsPerMs + kEndNs;
+  for (const ListenSocket& socket : sockets_) described.addresses.push_back(socket.address());
+  const std::lock_guard<std::mutex> lock(gathering->mutex);
+  for (const std::string& state : gathering->states) {
+    described.clients.push_back(*ParseClientState(state));  // We have written it.
+  }
+  return described;
 }
 
 // Who is accepted is dealt to a loop, and a loop that drains knows only those who are there: so all

@@ -19,6 +19,7 @@
 #include "base/handover.h"
 #include "nbd-bridge/listener.h"
 #include "nbd-bridge/nbd_connection.h"
+#include "nbd-bridge/predecessor.h"
 #include "nbd-bridge/volume_table.h"
 
 namespace ibnbd::bridge {
@@ -41,6 +42,7 @@ struct Inheritance {
   // Called when its clients are about to be served.  Until then this process may fail, or be told
   // to end, and whoever keeps them for that case can give them to another.
   absl::AnyInvocable<void()> on_serve;
+  std::unique_ptr<VolumeTable> volumes;  // Null: nobody has opened them.
 };
 
 class Bridge {
@@ -50,6 +52,7 @@ class Bridge {
   static absl::StatusOr<std::unique_ptr<Bridge>> Start(const BridgeOptions& options,
                                                        Inheritance inheritance = {});
   ~Bridge();
+  static VolumeTableOptions VolumeOptionsOf(const BridgeOptions& options);
 
   // Takes no more clients, finishes what executes (at most `stop_timeout_ms`), sends the answers,
   // closes.  Returns false if something had to be given up.
@@ -59,6 +62,10 @@ class Bridge {
   // are closed.  `clients` gets those that could be taken from; others are closed, and so are those
   // of a volume whose flush failed.
   bool StopFor(std::vector<HandedClient>* clients);
+
+  // For one that would succeed us.  Waits for the loops, at most a second or so; of one that does
+  // not answer nothing is known.
+  Predecessor Describe();
 
   [[nodiscard]] const std::vector<ListenSocket>& sockets() const { return sockets_; }
   [[nodiscard]] const VolumeTable& volumes() const { return *volumes_; }

@@ -61,4 +61,12 @@ const char* WhyNotAsTold(const proto::NbdExportLimits& told, const proto::NbdExp
   return nullptr;
 }
 
+const char* WhyNotResumed(const ClientState& state, std::uint64_t volume_id,
+                          const proto::NbdExportLimits& now) {
+  if (state.volume_id != 0 && volume_id != 0 && state.volume_id != volume_id) {
+    return "the server has another volume under the name now";
+  }
+  return WhyNotAsTold(state.limits, now);
+}
+
 }  // namespace ibnbd::bridge

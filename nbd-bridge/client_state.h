@@ -27,5 +27,8 @@ absl::StatusOr<ClientState> ParseClientState(std::string_view text);
 
 // Null if a client that was told `told` can go on with an export that has `now`; or why not.
 const char* WhyNotAsTold(const proto::NbdExportLimits& told, const proto::NbdExportLimits& now);
+// Likewise, with the volume's id now.
+const char* WhyNotResumed(const ClientState& state, std::uint64_t volume_id,
+                          const proto::NbdExportLimits& now);
 
 }  // namespace ibnbd::bridge

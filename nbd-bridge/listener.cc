@@ -9,6 +9,7 @@
 #include <systemd/sd-daemon.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -44,13 +45,6 @@ std::string TextOf(const sockaddr_storage& storage, socklen_t length) {
   address.port = ntohs(v4.sin_port);
   std::memcpy(address.bytes.data(), &storage, std::min<std::size_t>(length, address.bytes.size()));
   return absl::StrCat("tcp:", address.ToString());
-}
-
-std::string LocalAddress(int fd) {
-  sockaddr_storage storage{};
-  socklen_t length = sizeof(storage);
-  if (::getsockname(fd, Generic(storage), &length) != 0) return "?";
-  return TextOf(storage, length);
 }
 
 absl::StatusOr<sockaddr_un> UnixAddress(const std::string& path) {
@@ -95,20 +89,30 @@ absl::Status RemoveStale(const sockaddr_un& address, const std::string& what) {
   return absl::OkStatus();
 }
 
-// Invalid if none of them is there; `prefix`: none that begins so.
-UniqueFd TakeFrom(std::vector<UniqueFd>* inherited, const std::string& address,
-                  bool prefix = false) {
-  for (auto fd = inherited->begin(); fd != inherited->end(); ++fd) {
-    const std::string is = LocalAddress(fd->get());
-    if (prefix ? !absl::StartsWith(is, address) : is != address) continue;
-    UniqueFd found = std::move(*fd);
-    inherited->erase(fd);
-    return found;
-  }
-  return UniqueFd();
-}
-
 }  // namespace
+
+struct ListenSocket::Place {
+  std::string what;  // For errors.
+  bool is_unix = false;
+  std::string unix_path;
+  SocketAddress tcp;
+  std::string wanted;     // As address() has it...
+  bool any_port = false;  // ...or its beginning: the system's choice is the one chosen before.
+
+  [[nodiscard]] bool Is(const std::string& address) const {
+    return any_port ? absl::StartsWith(address, wanted) : address == wanted;
+  }
+  // Invalid if none of them is there.
+  UniqueFd TakeFrom(std::vector<UniqueFd>* inherited) const {
+    for (auto fd = inherited->begin(); fd != inherited->end(); ++fd) {
+      if (!Is(LocalAddress(fd->get()))) continue;
+      UniqueFd found = std::move(*fd);
+      inherited->erase(fd);
+      return found;
+    }
+    return UniqueFd();
+  }
+};
 
 ListenSocket::ListenSocket(ListenSocket&& other) noexcept
     : fd_(std::move(other.fd_)),
@@ -130,27 +134,56 @@ absl::StatusOr<ListenSocket> ListenSocket::Open(const std::string& address,
                                                 std::vector<UniqueFd>* inherited) {
   std::vector<UniqueFd> none;
   if (inherited == nullptr) inherited = &none;
-  absl::string_view rest = address;
-  if (absl::ConsumePrefix(&rest, "unix:") || absl::StartsWith(rest, "/")) {
-    return OpenUnix(std::string(rest), inherited);
-  }
-  if (!absl::ConsumePrefix(&rest, "tcp://")) absl::ConsumePrefix(&rest, "tcp:");
-  return OpenTcp(std::string(rest), inherited);
+  ASSIGN_OR_RETURN(const Place place, PlaceOf(address));
+  return place.is_unix ? OpenUnix(place, inherited) : OpenTcp(place, inherited);
 }
 
-absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const std::string& path,
+absl::StatusOr<bool> ListenSocket::IsOneOf(const std::string& address,
+                                           const std::vector<std::string>& addresses) {
+  ASSIGN_OR_RETURN(const Place place, PlaceOf(address));
+  return std::any_of(addresses.begin(), addresses.end(),
+                     [&place](const std::string& other) { return place.Is(other); });
+}
+
+absl::StatusOr<ListenSocket::Place> ListenSocket::PlaceOf(const std::string& address) {
+  Place place;
+  absl::string_view rest = address;
+  place.is_unix = absl::ConsumePrefix(&rest, "unix:") || absl::StartsWith(rest, "/");
+  if (place.is_unix) {
+    place.unix_path = std::string(rest);
+    place.wanted = absl::StrCat("unix:", rest);
+    place.what = absl::StrCat("listen on ", place.wanted);
+    return place;
+  }
+  if (!absl::ConsumePrefix(&rest, "tcp://")) absl::ConsumePrefix(&rest, "tcp:");
+  place.what = absl::StrCat("listen on tcp:", rest);
+  // Without a host, or with "*": all addresses.  NBD's port is the default.
+  const bool no_host = rest.empty() || rest.front() == ':';
+  auto parts = ParseHostPort(absl::StrCat(no_host ? "*" : "", rest), BareIpv6::kTaken);
+  if (!parts.ok()) return Annotate(parts.status(), place.what);
+  auto resolved = ResolveAddress(parts->host == "*" ? "::" : parts->host,
+                                 parts->port.value_or(proto::kNbdPort));
+  if (!resolved.ok()) return Annotate(resolved.status(), place.what);
+  place.tcp = *resolved;
+  place.wanted = absl::StrCat("tcp:", resolved->ToString());
+  place.any_port = resolved->port == 0;
+  if (place.any_port) place.wanted.pop_back();
+  return place;
+}
+
+absl::StatusOr<ListenSocket> ListenSocket::OpenUnix(const Place& place,
                                                     std::vector<UniqueFd>* inherited) {
-  const std::string what = absl::StrCat("listen on unix:", path);
-  ListenSocket result(TakeFrom(inherited, absl::StrCat("unix:", path)));
-  if (!result.fd_.valid()) RETURN_IF_ERROR(result.BindUnix(path, what));
+  const std::string& path = place.unix_path;
+  ListenSocket result(place.TakeFrom(inherited));
+  if (!result.fd_.valid()) RETURN_IF_ERROR(result.BindUnix(path, place.what));
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
     result.device_ = info.st_dev;
     result.inode_ = info.st_ino;
     result.unlink_path_ = path;
   }
-  if (::listen(result.fd(), kBacklog) != 0) return ErrnoStatus(errno, what);
-  result.address_ = absl::StrCat("unix:", path);
+  if (::listen(result.fd(), kBacklog) != 0) return ErrnoStatus(errno, place.what);
+  result.address_ = place.wanted;
   return result;
 }
 
@@ -166,21 +199,11 @@ absl::Status ListenSocket::BindUnix(const std::string& path, const std::string& 
   return ErrnoStatus(errno, absl::StrCat(what, ": bind"));
 }
 
-absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const std::string& host_and_port,
+absl::StatusOr<ListenSocket> ListenSocket::OpenTcp(const Place& place,
                                                    std::vector<UniqueFd>* inherited) {
-  const std::string what = absl::StrCat("listen on tcp:", host_and_port);
-  // Without a host, or with "*": all addresses.  NBD's port is the default.
-  const bool no_host = host_and_port.empty() || host_and_port.front() == ':';
-  auto parts = ParseHostPort(absl::StrCat(no_host ? "*" : "", host_and_port), BareIpv6::kTaken);
-  if (!parts.ok()) return Annotate(parts.status(), what);
-  auto resolved = ResolveAddress(parts->host == "*" ? "::" : parts->host,
-                                 parts->port.value_or(proto::kNbdPort));
-  if (!resolved.ok()) return Annotate(resolved.status(), what);
-  // A port of the system's choice is the one that was chosen before.
-  std::string wanted = absl::StrCat("tcp:", resolved->ToString());
-  const bool any_port = resolved->port == 0;
-  if (any_port) wanted.pop_back();
-  ListenSocket result(TakeFrom(inherited, wanted, any_port));
+  const std::string& what = place.what;
+  const SocketAddress* resolved = &place.tcp;
+  ListenSocket result(place.TakeFrom(inherited));
   if (result.fd_.valid()) {
     result.address_ = LocalAddress(result.fd());
     return result;
@@ -221,6 +244,13 @@ std::string ListenSocket::ClientUri() const {
     }
   }
   return uri;
+}
+
+std::string LocalAddress(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof(storage);
+  if (::getsockname(fd, Generic(storage), &length) != 0) return "?";
+  return TextOf(storage, length);
 }
 
 std::string PeerOf(int fd) {

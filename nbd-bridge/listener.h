@@ -21,6 +21,9 @@ class ListenSocket {
   // If one of `inherited`, which another process has opened, is at that address, it is taken.
   static absl::StatusOr<ListenSocket> Open(const std::string& address,
                                            std::vector<UniqueFd>* inherited = nullptr);
+  // True if it is one of `addresses`, as address() has them, so that Open() would take that one.
+  static absl::StatusOr<bool> IsOneOf(const std::string& address,
+                                      const std::vector<std::string>& addresses);
   // Of systemd's socket activation.
   static absl::StatusOr<ListenSocket> Activated(UniqueFd fd);
 
@@ -38,11 +41,12 @@ class ListenSocket {
   [[nodiscard]] std::string ClientUri() const;
 
  private:
+  struct Place;
   explicit ListenSocket(UniqueFd fd) : fd_(std::move(fd)) {}
-  static absl::StatusOr<ListenSocket> OpenUnix(const std::string& path,
+  static absl::StatusOr<Place> PlaceOf(const std::string& address);
+  static absl::StatusOr<ListenSocket> OpenUnix(const Place& place,
                                                std::vector<UniqueFd>* inherited);
-  static absl::StatusOr<ListenSocket> OpenTcp(const std::string& host_and_port,
-                                              std::vector<UniqueFd>* inherited);
+  static absl::StatusOr<ListenSocket> OpenTcp(const Place& place, std::vector<UniqueFd>* inherited);
   absl::Status BindUnix(const std::string& path, const std::string& what);
 
   UniqueFd fd_;
@@ -52,6 +56,8 @@ class ListenSocket {
   ino_t inode_ = 0;
 };
 
+// The address of a socket, as ListenSocket::address() has it.
+std::string LocalAddress(int fd);
 // "127.0.0.1:40000" or "a unix socket": who is at the other end, for the log.
 std::string PeerOf(int fd);
 

@@ -31,6 +31,7 @@
 #include "nbd-bridge/listener.h"
 #include "nbd-bridge/options.h"
 #include "nbd-bridge/service_manager.h"
+#include "nbd-bridge/succession.h"
 
 namespace {
 
@@ -40,6 +41,7 @@ using ibnbd::HandoverSocket;
 using ibnbd::LogLevel;
 using ibnbd::bridge::Bridge;
 using ibnbd::bridge::Inheritance;
+using ibnbd::bridge::Predecessor;
 using ibnbd::bridge::ProgramOptions;
 
 // Who reads it may be waiting for one of our volumes.  It is never destroyed.
@@ -88,8 +90,11 @@ void HoldEndSignals() {
 }
 
 constexpr char kProgram[] = "nbd-bridge";
-// For the process before us, beyond its --stop-timeout to finish, to flush, and to close.
+// For the process before us to answer who looks at it.
+constexpr std::int64_t kLookTimeoutNs = 30 * ibnbd::kNsPerSecond;
+// For it to end, beyond what it says that it may need.
 constexpr std::int64_t kTakeOverGraceNs = 10 * ibnbd::kNsPerSecond;
+constexpr int kRestMs = ibnbd::kDoorRestNs / ibnbd::kNsPerMs;
 
 // What the bridge has beside its clients, generously.
 std::size_t OwnDescriptors(const ibnbd::bridge::BridgeOptions& options) {
@@ -115,15 +120,32 @@ void MakeRoom(const ibnbd::bridge::BridgeOptions& options, std::vector<HandedCli
   clients.erase(clients.begin(), first_kept);
 }
 
+// How long the bridge that runs may need to end, if there is one, whose clients we could serve.
+absl::StatusOr<std::int64_t> LookAhead(const ProgramOptions& options) {
+  const std::string& path = options.handover_path;
+  ASSIGN_OR_RETURN(const auto shown, ibnbd::LookAt(kProgram, path, kLookTimeoutNs));
+  if (!shown) return 0;
+  absl::StatusOr<Predecessor> before = ibnbd::bridge::ParsePredecessor(*shown);
+  absl::Status status = before.status();
+  if (status.ok()) status = ibnbd::bridge::CheckSuccession(options.bridge, *before);
+  if (!status.ok()) {
+    return ibnbd::Annotate(
+        absl::Status(status.code(),
+                     absl::StrCat(status.message(), "; the bridge that runs there goes on")),
+        absl::StrCat("take over at ", path));
+  }
+  return before->ends_within_ns;
+}
+
 absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
   Inheritance inheritance;
   ASSIGN_OR_RETURN(ibnbd::bridge::Kept kept, ibnbd::bridge::TakeFromServiceManager());
   inheritance.activated = std::move(kept.given.sockets);
   if (!options.handover_path.empty()) {
-    ASSIGN_OR_RETURN(
-        inheritance.before,
-        ibnbd::TakeOver(kProgram, options.handover_path,
-                        3 * options.bridge.stop_timeout_ms * ibnbd::kNsPerMs + kTakeOverGraceNs));
+    // From here on there is no way back.
+    ASSIGN_OR_RETURN(const std::int64_t ends_within_ns, LookAhead(options));
+    ASSIGN_OR_RETURN(inheritance.before, ibnbd::TakeOver(kProgram, options.handover_path,
+                                                         ends_within_ns + kTakeOverGraceNs));
   }
   std::move(kept.given.clients.begin(), kept.given.clients.end(),
             std::back_inserter(inheritance.before.clients));
@@ -135,18 +157,76 @@ absl::StatusOr<Inheritance> TakeInheritance(const ProgramOptions& options) {
   return inheritance;
 }
 
+// If somebody is at the door who takes over: his connection.
+ibnbd::UniqueFd Admit(HandoverSocket& door, const std::vector<int>& sockets,
+                      const HandoverSocket::Show& show) {
+  auto visitor = door.HandOver(kProgram, sockets, show);
+  if (visitor.ok()) return *std::move(visitor);
+  LOG_WARN("handover: ", visitor.status().message());
+  return ibnbd::UniqueFd();
+}
+
+// What can be told of those whom we do not serve yet.
+Predecessor DescribeWaiting(const Inheritance& inheritance) {
+  Predecessor described;
+  described.ends_within_ns = 0;
+  for (const auto& socket : inheritance.before.sockets) {
+    described.addresses.push_back(ibnbd::bridge::LocalAddress(socket.get()));
+  }
+  for (const HandedClient& client : inheritance.before.clients) {
+    auto state = ibnbd::bridge::ParseClientState(client.state);
+    if (!state.ok() || state->is_new) continue;
+    state->received.clear();
+    described.clients.push_back(*std::move(state));
+  }
+  return described;
+}
+
+// For one who has taken over, and has nobody to give it back to: tries until the volumes can be
+// opened, or another successor takes it all.  The exit code, if that was it.
+std::optional<int> OpenVolumes(const ProgramOptions& options, std::optional<HandoverSocket>& door,
+                               Inheritance* inheritance) {
+  auto volume_options = Bridge::VolumeOptionsOf(options.bridge);
+  volume_options.wait_for_servers = false;  // We wait, and look at the door meanwhile.
+  std::vector<int> sockets;
+  for (const auto& socket : inheritance->before.sockets) sockets.push_back(socket.get());
+  std::string said;
+  while (true) {
+    auto volumes = ibnbd::bridge::VolumeTable::Open(volume_options);
+    if (volumes.ok()) {
+      inheritance->volumes = *std::move(volumes);
+      return std::nullopt;
+    }
+    if (const std::string why(volumes.status().message()); why != said) {
+      LOG_ERROR(why, "; it is tried again, and ", inheritance->before.clients.size(),
+                " clients wait");
+      said = why;
+    }
+    pollfd waiting{door ? door->fd() : -1, POLLIN, 0};
+    if (::poll(&waiting, 1, kRestMs) <= 0) continue;
+    const ibnbd::UniqueFd successor =
+        Admit(*door, sockets, [&] { return FormatPredecessor(DescribeWaiting(*inheritance)); });
+    if (!successor.valid()) {
+      (void)::poll(nullptr, 0, kRestMs);
+      continue;
+    }
+    return ibnbd::HandOverClients(successor.get(), inheritance->before.clients) ? 0 : 2;
+  }
+}
+
 // Until there is a signal (invalid), or a successor.
 ibnbd::UniqueFd WaitForEnd(int signals, std::optional<HandoverSocket>& door,
-                           const std::vector<int>& sockets) {
-  constexpr int kRestMs = ibnbd::kDoorRestNs / ibnbd::kNsPerMs;
+                           const std::vector<int>& sockets, Bridge& bridge) {
   pollfd waiting[] = {{signals, POLLIN, 0}, {door ? door->fd() : -1, POLLIN, 0}};
   while (true) {
     if (::poll(waiting, 2, -1) < 0) continue;
     if (waiting[0].revents != 0) return ibnbd::UniqueFd();
     if (waiting[1].revents == 0) continue;
-    auto successor = door->HandOver(kProgram, sockets);
-    if (successor.ok()) return *std::move(successor);
-    LOG_WARN("handover: ", successor.status().message());
+    auto visitor = door->HandOver(kProgram, sockets,
+                                  [&bridge] { return FormatPredecessor(bridge.Describe()); });
+    if (visitor.ok() && !visitor->valid()) continue;  // He has only looked.
+    if (visitor.ok()) return *std::move(visitor);
+    LOG_WARN("handover: ", visitor.status().message());
     (void)::poll(waiting, 1, kRestMs);  // For a signal.
   }
 }
@@ -168,19 +248,36 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
+// Where the next one finds us.  Who has clients to serve does so without a door, too.
+absl::Status OpenDoor(const ProgramOptions& options, bool has_taken_over,
+                      std::optional<HandoverSocket>& door) {
+  if (options.handover_path.empty()) return absl::OkStatus();
+  auto opened = HandoverSocket::Open(options.handover_path);
+  if (opened.ok()) {
+    door = *std::move(opened);
+  } else if (has_taken_over) {
+    LOG_ERROR(opened.status().message(), "; nobody can take over from here");
+  } else {
+    return opened.status();
+  }
+  return absl::OkStatus();
+}
+
 int Serve(const ProgramOptions& options) {
   ibnbd::RaiseLimits();
-  absl::StatusOr<Inheritance> inheritance = TakeInheritance(options);
-  if (!inheritance.ok()) return Fail(inheritance.status());
-  // Before the bridge: once it serves nothing may fail any more.
+  // Before the rest: who has taken over may not fail any more.
   const sigset_t end_signals = EndSignals();
   const ibnbd::UniqueFd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC));
   if (!signals.valid()) return Fail(ibnbd::ErrnoStatus(errno, "signalfd"));
+  absl::StatusOr<Inheritance> inheritance = TakeInheritance(options);
+  if (!inheritance.ok()) return Fail(inheritance.status());
+  const bool has_taken_over = inheritance->before.taken;
   std::optional<HandoverSocket> door;
-  if (!options.handover_path.empty()) {
-    auto opened = HandoverSocket::Open(options.handover_path);
-    if (!opened.ok()) return Fail(opened.status());
-    door = *std::move(opened);
+  if (absl::Status opened = OpenDoor(options, has_taken_over, door); !opened.ok()) {
+    return Fail(opened);
+  }
+  if (has_taken_over) {
+    if (const auto ended = OpenVolumes(options, door, &*inheritance)) return *ended;
   }
   auto bridge = Bridge::Start(options.bridge, *std::move(inheritance));
   if (!bridge.ok()) return Fail(bridge.status());
@@ -193,7 +290,7 @@ int Serve(const ProgramOptions& options) {
   sd_notify(
       0,
       absl::StrCat("READY=1\nSTATUS=Serving ", (*bridge)->volumes().count(), " volumes").c_str());
-  ibnbd::UniqueFd successor = WaitForEnd(signals.get(), door, sockets);
+  ibnbd::UniqueFd successor = WaitForEnd(signals.get(), door, sockets, **bridge);
   return End(**bridge, std::move(successor));
 }
 

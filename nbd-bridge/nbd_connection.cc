@@ -12,21 +12,6 @@
 #include "base/log.h"
 
 namespace ibnbd::bridge {
-namespace {
-
-const char* WhyNotResumed(const ClientState& state, const Volume& volume, const NbdExport& now) {
-  const std::uint64_t id = volume.id();
-  if (state.volume_id != 0 && id != 0 && state.volume_id != id) {
-    return "the server has another volume under the name now";
-  }
-  return WhyNotAsTold(state.limits, {.size = now.size,
-                                     .block_size_min = now.block_size_min,
-                                     .payload_size_max = now.block_size_max,
-                                     .flags = now.flags});
-}
-
-}  // namespace
-
 void NbdConnection::Start(LoopContext& context, UniqueFd socket, std::string peer) {
   auto* connection = new NbdConnection(context.loop, std::move(socket), std::move(peer));
   connection->context_ = &context;
@@ -43,8 +28,12 @@ void NbdConnection::Resume(LoopContext& context, UniqueFd socket, std::string pe
   connection->phase_ = Phase::kTransmission;
   const std::optional<std::size_t> index = context.volumes.Find(state.export_name);
   if (!index) return connection->Close("its export is gone since another process served it");
-  const Volume& volume = context.volumes.volume(*index);
-  if (const char* why = WhyNotResumed(state, volume, context.volumes.Describe(*index))) {
+  const NbdExport now = context.volumes.Describe(*index);
+  const proto::NbdExportLimits limits{.size = now.size,
+                                      .block_size_min = now.block_size_min,
+                                      .payload_size_max = now.block_size_max,
+                                      .flags = now.flags};
+  if (const char* why = WhyNotResumed(state, context.volumes.volume(*index).id(), limits)) {
     return connection->Close(why);
   }
   if (state.received.size() > kStagingSize) return connection->Close("it has sent too much");
@@ -79,6 +68,7 @@ NbdConnection::NbdConnection(EventLoop& loop, UniqueFd socket, std::string peer)
 NbdConnection::~NbdConnection() {
   loop_.Remove(*this);
   if (context_ != nullptr) {
+    Unlist();
     if (memory_ != nullptr) context_->memory.Give(session_index_, std::move(memory_));
     context_->connection_count.fetch_sub(1, std::memory_order_relaxed);
   }
@@ -144,6 +134,7 @@ void NbdConnection::StartTransmission() {
   // discard.  The protocol leaves no way to ask the server.
   fast_zero_ = (limits_.flags & proto::kNbdSendTrim) != 0;
   phase_ = Phase::kTransmission;
+  if (context_ != nullptr) listed_ = context_->served.insert(FormatClientState(StateNow()));
   Parse();
   ArmReceive();
   if (leaving()) loop_.RequestTurnEnd(*this);
@@ -209,15 +200,25 @@ void NbdConnection::HandOverIfDone() {
     return;
   }
   if (memory_->requests_used() != 0 || send_busy_) return;
+  ClientState state = StateNow();
+  state.received.assign(reinterpret_cast<const char*>(staged().data()), staged().size());
+  context_->handed_over.push_back({std::move(socket_), FormatClientState(state)});
+  phase_ = Phase::kClosing;  // Without a word to the client.
+}
+
+ClientState NbdConnection::StateNow() const {
   const Volume& volume = context_->volumes.volume(export_index_);
   ClientState state;
   state.export_name = volume.export_name;
   state.volume_id = volume.id();
   state.structured_replies = structured_;
   state.limits = limits_;
-  state.received.assign(reinterpret_cast<const char*>(staged().data()), staged().size());
-  context_->handed_over.push_back({std::move(socket_), FormatClientState(state)});
-  phase_ = Phase::kClosing;  // Without a word to the client.
+  return state;
+}
+
+void NbdConnection::Unlist() {
+  if (listed_) context_->served.erase(*listed_);
+  listed_.reset();
 }
 
 // Forgets the request that has not arrived in full.
@@ -243,6 +244,7 @@ void NbdConnection::Close(const char* reason) {
     LOG_WARN("closed the connection of ", peer_, ": ", reason);
   }
   phase_ = Phase::kClosing;
+  Unlist();
   ::shutdown(socket_.get(), SHUT_RDWR);  // Ends the operations that are under way.
   if (memory_ != nullptr) {
     AbandonIncoming();

@@ -20,6 +20,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 
@@ -43,6 +45,7 @@ struct LoopContext {
   std::int64_t handshake_ns_max = 30 * kNsPerSecond;
   bool hand_over = false;  // From the drain on: clients go here, between two requests.
   std::vector<HandedClient> handed_over{};
+  std::multiset<std::string> served{};  // The states of those who are, without what they have sent.
 };
 
 // A volume for a client that needs no handshake.
@@ -109,6 +112,8 @@ class NbdConnection final : public LoopMember {
   void StartTransmission();
   void BeginDrain();
   void HandOverIfDone();
+  [[nodiscard]] ClientState StateNow() const;  // Without what it has sent.
+  void Unlist();
   void Close(const char* reason);  // Null: nothing worth a line.
   void AbandonIncoming();
   void DestroyIfIdle();
@@ -162,6 +167,7 @@ class NbdConnection final : public LoopMember {
   bool structured_ = false;
   bool fast_zero_ = false;
   std::size_t export_index_ = 0;  // Not of those that were attached.
+  std::optional<std::multiset<std::string>::iterator> listed_{};  // Likewise.
 
   // For another process: no further request is looked at.
   std::int64_t leaving_ns_ = -1;  // Since when; -1: it stays.

@@ -29,13 +29,12 @@ absl::Status LibraryError(int result, absl::string_view what) {
   return absl::Status(ErrnoStatus(result, what).code(), rest);
 }
 
-// True if the server says that this is why it may not be opened for writing; EPERM may also mean
-// that somebody else writes.  A kernel server cannot tell.
-bool IsReadOnlyExport(ibnbd_session* session, const char* name) {
+// What the server says of it.  A kernel server cannot tell.
+std::optional<bool> IsReadOnlyExport(ibnbd_session* session, const char* name) {
   struct Search {
     const char* name;
-    bool read_only = false;
-  } search{name};
+    std::optional<bool> read_only;
+  } search{name, std::nullopt};
   const auto visit = [](void* opaque, const ibnbd_export_info* info) {
     auto& wanted = *static_cast<Search*>(opaque);
     if (std::strcmp(info->name, wanted.name) != 0) return 0;
@@ -135,7 +134,9 @@ absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
   const char* name = spec.uri.export_name.c_str();
   int result = ibnbd_device_open(volume.session, name, &options, &volume.device);
   absl::Status refusal = result == 0 ? absl::OkStatus() : LibraryError(result, what);
-  if ((result == -EPERM || result == -EROFS) && IsReadOnlyExport(volume.session, name)) {
+  // EPERM may also mean that somebody else writes.
+  if ((result == -EPERM || result == -EROFS) &&
+      IsReadOnlyExport(volume.session, name).value_or(false)) {
     LOG_INFO(what, ": the export is read-only");
     options.access = IBNBD_READ_ONLY;
     result = ibnbd_device_open(volume.session, name, &options, &volume.device);
@@ -147,6 +148,7 @@ absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
   if (result != 0) return LibraryError(result, what);
   volume.read_only = options.access == IBNBD_READ_ONLY;
   volume.description = spec.uri.ToString();
+  volume.server_name = spec.uri.export_name;
   volumes_.push_back(std::move(volume));
   return absl::OkStatus();
 }
@@ -234,6 +236,10 @@ NbdExport VolumeTable::Describe(std::size_t index) const {
   result.name = volume.export_name;
   result.description = volume.description;
   return result;
+}
+
+std::optional<bool> VolumeTable::IsReadOnlyAtServer(std::size_t index) const {
+  return IsReadOnlyExport(volumes_[index].session, volumes_[index].server_name.c_str());
 }
 
 std::optional<std::size_t> VolumeTable::Find(std::string_view name) const {

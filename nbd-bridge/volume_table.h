@@ -39,6 +39,7 @@ struct VolumeTableOptions {
 struct Volume {
   std::string export_name;
   std::string description;
+  std::string server_name;  // What the server calls it.
   ibnbd_session* session = nullptr;
   std::size_t session_index = 0;
   ibnbd_device* device = nullptr;
@@ -67,6 +68,9 @@ class VolumeTable final : public NbdExports {
   [[nodiscard]] const std::vector<ibnbd_session*>& sessions() const { return sessions_; }
   // The queues of loop `index`, in the order of sessions().
   [[nodiscard]] std::vector<ibnbd_queue*> QueuesOf(std::uint32_t index) const;
+
+  // What the server says of the export, asked now; nothing if it cannot tell.
+  [[nodiscard]] std::optional<bool> IsReadOnlyAtServer(std::size_t index) const;
 
   // NbdExports.  The default export is the only one, or one that was given an empty name.
   [[nodiscard]] std::size_t count() const override { return volumes_.size(); }
