@@ -2,6 +2,7 @@
 #include "ibnbd-server/bounded_call.h"
 
 #include <pthread.h>
+#include <signal.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -37,10 +38,17 @@ void* Perform(void* argument) {
   return nullptr;
 }
 
-// Nobody waits for its end: it may never come.
+// Nobody waits for its end: it may never come.  Signals are for others: one that the main thread
+// will wait for must not come here, where nobody has a use for it.
 bool StartDetached(void* (*function)(void*), void* argument) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  (void)pthread_sigmask(SIG_SETMASK, &all, &before);  // Cannot fail.
   pthread_t thread{};
-  if (pthread_create(&thread, nullptr, function, argument) != 0) return false;
+  const int error = pthread_create(&thread, nullptr, function, argument);
+  (void)pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (error != 0) return false;
   (void)pthread_detach(thread);
   return true;
 }
@@ -56,6 +64,12 @@ bool BoundedCall::Run(std::function<void()> f, std::int64_t patience_ns) {
   if (!StartDetached(Perform<State>, call.get())) return false;
   (void)call.release();    // The thread's.
   state_->running = true;  // It cannot have got to the end: we have the mutex.
+  return state_->changed.wait_for(lock, std::chrono::nanoseconds(patience_ns),
+                                  [this] { return !state_->running; });
+}
+
+bool BoundedCall::Wait(std::int64_t patience_ns) {
+  std::unique_lock<std::mutex> lock(state_->mutex);
   return state_->changed.wait_for(lock, std::chrono::nanoseconds(patience_ns),
                                   [this] { return !state_->running; });
 }

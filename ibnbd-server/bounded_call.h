@@ -2,14 +2,20 @@
 // For calls into a file system that may not answer for hours (a network mount, FUSE): each runs on
 // a thread of its own, and who asks, a reactor that carries other volumes' IO, goes on without it
 // after a moment.  While one does not return, no other is begun: what hangs costs one moment and
-// one thread.  Used by the control thread; one per file or directory that can hang.
+// one thread.  Used by the control thread and the main thread; one per file or directory that can
+// hang.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/status_macros.h"
 
 namespace ibnbd {
 
@@ -22,6 +28,16 @@ class BoundedCall {
   // returned.  So what `f` touches belongs to it (shared), and what it leaves there may be looked
   // at after `true` only.
   bool Run(std::function<void()> f, std::int64_t patience_ns = kPatienceNs);
+  // True: nothing runs any more.  False: not after `patience_ns`, either.
+  bool Wait(std::int64_t patience_ns);
+  // What `f` returns; EBUSY, "WHAT does not answer", if it has not, or was not begun.
+  template <class T>
+  absl::StatusOr<T> Get(absl::string_view what, std::function<absl::StatusOr<T>()> f,
+                        std::int64_t patience_ns = kPatienceNs) {
+    const auto result = std::make_shared<absl::StatusOr<T>>(absl::UnknownError("not there yet"));
+    if (Run([result, f = std::move(f)] { *result = f(); }, patience_ns)) return std::move(*result);
+    return ErrnoStatus(EBUSY, absl::StrCat(what, " does not answer"));
+  }
 
  private:
   struct State;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ibnbd-server/bounded_call.h"
 
+#include <signal.h>
+
 #include <atomic>
 #include <memory>
 
@@ -44,6 +46,34 @@ TEST(BoundedCall, WhatHangsIsLeftBehindAndNothingElseIsBegunUntilItReturns) {
   while (!call.Run([shared] { ++shared->others; }, kForEver)) {
   }
   EXPECT_EQ(shared->others, 1);
+}
+
+TEST(BoundedCall, WhoAsksAgainWaitsForWhatWasLeftBehind) {
+  const auto release = std::make_shared<absl::Notification>();
+  BoundedCall call;
+  EXPECT_TRUE(call.Wait(0));
+  EXPECT_FALSE(call.Run([release] { release->WaitForNotification(); }, kNsPerMs));
+  EXPECT_FALSE(call.Wait(kNsPerMs));
+  EXPECT_EQ(call.Get<int>("it", []() -> absl::StatusOr<int> { return 1; }).status().message(),
+            "it does not answer: Device or resource busy");
+  release->Notify();
+  EXPECT_TRUE(call.Wait(kForEver));
+  EXPECT_EQ(*call.Get<int>(
+                "it", []() -> absl::StatusOr<int> { return 1; }, kForEver),
+            1);
+}
+
+// One that the main thread waits for, and has not held back everywhere.
+TEST(BoundedCall, SignalsDoNotComeToItsThread) {
+  const auto held_back = std::make_shared<sigset_t>();
+  BoundedCall call;
+  ASSERT_TRUE(
+      call.Run([held_back] { pthread_sigmask(SIG_SETMASK, nullptr, held_back.get()); }, kForEver));
+  EXPECT_EQ(sigismember(held_back.get(), SIGTERM), 1);
+  EXPECT_EQ(sigismember(held_back.get(), SIGHUP), 1);
+  sigset_t ours;
+  pthread_sigmask(SIG_SETMASK, nullptr, &ours);
+  EXPECT_EQ(sigismember(&ours, SIGTERM), 0);
 }
 
 TEST(BoundedCall, ItMayEndBeforeWhatItHasLeftBehind) {

@@ -40,11 +40,7 @@ std::shared_ptr<rnbd::Export> MakeExport(const std::string& name, bool read_only
 // What a file system is asked for, if it answers soon.
 template <class T>
 absl::StatusOr<T> ExportTable::Search(std::function<absl::StatusOr<T>()> f) {
-  const auto found = std::make_shared<absl::StatusOr<T>>(absl::UnknownError("not found yet"));
-  if (search_.Run([found, f = std::move(f)] { *found = f(); })) {
-    return std::move(*found);
-  }
-  return ErrnoStatus(EBUSY, "the file system of the search path does not answer");
+  return search_.Get<T>("the file system of the search path", std::move(f));
 }
 
 absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::string& session_name,

@@ -24,6 +24,13 @@ namespace ibnbd {
 namespace {
 
 constexpr std::int64_t kLockWaitNs = 5 * kNsPerSecond;
+// A file system, or a name server, that does not answer by then hangs.  At a start that can fail,
+// and where others wait to be served.
+constexpr std::int64_t kStartPatienceNs = 30 * kNsPerSecond;
+constexpr std::int64_t kCheckPatienceNs = 5 * kNsPerSecond;
+constexpr std::int64_t kPatienceNs = 1 * kNsPerSecond;
+// Each has this, even where those before it have used up everything.
+constexpr std::int64_t kPatienceMinNs = 100 * kNsPerMs;
 constexpr std::uint32_t kThreadsDefaultMax = 4;
 // The kernel takes a killed process's rings down after the process, and its sockets with them.
 constexpr std::int64_t kAddressWaitNs = 2 * kNsPerSecond;
@@ -45,6 +52,16 @@ absl::StatusOr<std::unique_ptr<fabric::Fabric>> OpenDecorated(const std::string&
         std::move(result), [](const std::string& line) { LogLine(LogLevel::kInfo, line); });
   }
   return result;
+}
+
+absl::Status CheckSource(const ExportSpec& spec) {
+  const auto check = [spec]() -> absl::StatusOr<bool> {
+    const absl::Status status = CheckExportSource(spec);
+    if (!status.ok()) return status;
+    return true;
+  };
+  const std::string what = absl::StrCat("export ", spec.name, ": ", spec.source);
+  return BoundedCall().Get<bool>(what, check, kCheckPatienceNs).status();
 }
 
 // The host is an address of this machine.  Its port may be taken by the server before us.
@@ -85,7 +102,7 @@ ServerProcess::ServerProcess(const Options& options, Settings settings)
     : options_(options), settings_(std::move(settings)), instance_id_(ReadInstanceId()) {}
 
 absl::Status ServerProcess::Check() const {
-  for (const ExportSpec& spec : settings_.exports) RETURN_IF_ERROR(CheckExportSource(spec));
+  for (const ExportSpec& spec : settings_.exports) RETURN_IF_ERROR(CheckSource(spec));
   for (const std::string& text : settings_.listen) {
     ASSIGN_OR_RETURN(const Uri uri, ParseUri(text));
     absl::Status status = OpenFabric(uri.scheme).status();
@@ -104,13 +121,30 @@ absl::Status ServerProcess::Miss(Missing missing, MissingPart part, const absl::
   return absl::OkStatus();
 }
 
-absl::Status ServerProcess::Open(const ExportSpec& spec, std::int64_t lock_wait_ns) {
-  ASSIGN_OR_RETURN(std::unique_ptr<rnbd::Backend> backend, OpenExportBackend(spec, lock_wait_ns));
+ServerProcess::Deadline ServerProcess::DeadlineIn(std::int64_t lock_wait_ns,
+                                                  std::int64_t patience_ns) {
+  const std::int64_t now_ns = MonotonicClock().NowNs();
+  return {now_ns + lock_wait_ns, now_ns + lock_wait_ns + patience_ns};
+}
+
+absl::StatusOr<std::unique_ptr<rnbd::Backend>> ServerProcess::OpenBackend(
+    const ExportSpec& spec, const Deadline& deadline) {
+  const std::int64_t now_ns = MonotonicClock().NowNs();
+  return opener_.Open(spec, std::max<std::int64_t>(deadline.locks_ns - now_ns, 0),
+                      std::max(deadline.answers_ns - now_ns, kPatienceMinNs));
+}
+
+void ServerProcess::Add(const ExportSpec& spec, std::unique_ptr<rnbd::Backend> backend) {
   if (threads_ == nullptr) {
     exports_->Add(spec, std::move(backend));
   } else {
     threads_->RunOn(0, [&] { exports_->Add(spec, std::move(backend)); });
   }
+}
+
+absl::Status ServerProcess::Open(const ExportSpec& spec, const Deadline& deadline) {
+  ASSIGN_OR_RETURN(std::unique_ptr<rnbd::Backend> backend, OpenBackend(spec, deadline));
+  Add(spec, std::move(backend));
   return absl::OkStatus();
 }
 
@@ -120,8 +154,10 @@ absl::Status ServerProcess::OpenExports(Missing missing) {
     ASSIGN_OR_RETURN(search_path, SearchPath::Parse(*settings_.search_path));
   }
   exports_ = std::make_unique<ExportTable>(std::move(search_path));
+  const bool heir = missing == Missing::kIsTriedAgain;
+  const Deadline deadline = DeadlineIn(kLockWaitNs, heir ? kPatienceNs : kStartPatienceNs);
   for (const ExportSpec& spec : settings_.exports) {
-    if (absl::Status status = Open(spec, kLockWaitNs); !status.ok()) {
+    if (absl::Status status = Open(spec, deadline); !status.ok()) {
       RETURN_IF_ERROR(Miss(missing, {spec, "", ""}, status));
     }
   }
@@ -132,7 +168,9 @@ absl::Status ServerProcess::Start(ListenSockets& listening, Missing missing) {
   listening_ = &listening;
   ASSIGN_OR_RETURN(threads_, ReactorThreads::Create(*settings_.thread_count));
   for (const std::string& text : settings_.listen) {
-    if (absl::Status status = Listen(text, kAddressWaitNs); !status.ok()) {
+    const bool heir = missing == Missing::kIsTriedAgain;
+    absl::Status status = Listen(text, kAddressWaitNs, heir ? kPatienceNs : kStartPatienceNs);
+    if (!status.ok()) {
       RETURN_IF_ERROR(Miss(missing, {std::nullopt, text, ""}, status));
     }
   }
@@ -140,13 +178,15 @@ absl::Status ServerProcess::Start(ListenSockets& listening, Missing missing) {
 }
 
 void ServerProcess::RetryMissing() {
-  std::erase_if(missing_, [this](MissingPart& part) {
+  const Deadline deadline = DeadlineIn(0, 0);
+  std::erase_if(missing_, [this, &deadline](MissingPart& part) {
     bool present = false;  // By a reload.
     if (part.spec) {
       threads_->RunOn(0, [&] { present = exports_->SpecOf(part.spec->name) != nullptr; });
     }
     if (present) return true;
-    const absl::Status status = part.spec ? Open(*part.spec, 0) : Listen(part.address, 0);
+    const absl::Status status =
+        part.spec ? Open(*part.spec, deadline) : Listen(part.address, 0, kPatienceMinNs);
     if (status.ok()) {
       if (!part.spec) LOG_INFO("listening on ", addresses_.back());
       return true;
@@ -157,12 +197,19 @@ void ServerProcess::RetryMissing() {
   });
 }
 
-absl::Status ServerProcess::Listen(const std::string& text, std::int64_t wait_ns) {
+bool ServerProcess::IsMissing(const ExportSpec& spec) const {
+  return std::any_of(missing_.begin(), missing_.end(),
+                     [&spec](const MissingPart& part) { return part.spec == spec; });
+}
+
+absl::Status ServerProcess::Listen(const std::string& text, std::int64_t wait_ns,
+                                   std::int64_t patience_ns) {
   ASSIGN_OR_RETURN(Uri uri, ParseUri(text));
   const std::string where = absl::StrCat("listen on ", uri.ToString());
   absl::StatusOr<Network*> network = NetworkFor(uri.scheme);
   if (!network.ok()) return Annotate(network.status(), where);
-  absl::StatusOr<SocketAddress> address = ResolveAddress(uri.host, uri.port);
+  absl::StatusOr<SocketAddress> address = names_[uri.host].Get<SocketAddress>(
+      "who resolves the name", [uri] { return ResolveAddress(uri.host, uri.port); }, patience_ns);
   if (!address.ok()) return Annotate(address.status(), where);
   absl::StatusOr<SocketAddress> bound;
   const std::int64_t deadline_ns = MonotonicClock().NowNs() + wait_ns;
@@ -248,38 +295,37 @@ void ServerProcess::ApplyRemovals(const ExportTable::Plan& plan) {
   }
 }
 
-// Opening may wait for a lock, so it happens here on the main thread; `instead` is tried if it
-// fails.
+// `instead` is tried if it fails.
 void ServerProcess::OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead,
-                               std::int64_t lock_deadline_ns) {
-  const auto lock_wait_ns = [lock_deadline_ns] {
-    return std::max<std::int64_t>(lock_deadline_ns - MonotonicClock().NowNs(), 0);
-  };
-  absl::StatusOr<std::unique_ptr<rnbd::Backend>> backend = OpenExportBackend(spec, lock_wait_ns());
-  const ExportSpec* opened = &spec;
-  if (!backend.ok()) {
-    LOG_ERROR("reload: ", std::string(backend.status().message()));
-    if (instead == nullptr) return;
-    backend = OpenExportBackend(*instead, lock_wait_ns());
-    opened = instead;
-    if (!backend.ok()) {
-      LOG_ERROR("reload: ", std::string(backend.status().message()));
-      return;
-    }
+                               const Deadline& deadline) {
+  const bool known = opener_.IsUnderWay(spec);  // Not to answer.
+  absl::Status status = Open(spec, known ? DeadlineIn(0, 0) : deadline);
+  if (status.ok()) return;
+  LOG_ERROR("reload: ", status.message());
+  if (instead != nullptr) {
+    const absl::Status restored = Open(*instead, deadline);
+    opener_.Forget(*instead);
+    if (restored.ok()) return opener_.Forget(spec);
+    LOG_ERROR("reload: ", restored.message());
   }
-  threads_->RunOn(0, [&] { exports_->Add(*opened, *std::move(backend)); });
+  // What does not answer now may do so later.
+  if (!opener_.IsUnderWay(spec) || IsMissing(spec)) return;
+  missing_.push_back({spec, "", std::string(status.message())});
 }
 
 absl::Status ServerProcess::Reload() {
   if (options_.config_path.empty()) {
     return absl::FailedPreconditionError("there is no --config file to read");
   }
-  ASSIGN_OR_RETURN(Settings wanted, LoadSettings(options_));
+  ASSIGN_OR_RETURN(Settings wanted,
+                   config_.Get<Settings>(options_.config_path,
+                                         [options = options_] { return LoadSettings(options); }));
   if (!wanted.thread_count) wanted.thread_count = settings_.thread_count;
   std::erase_if(missing_, [&wanted](const MissingPart& part) {  // Nobody wants it any more.
     return part.spec && std::find(wanted.exports.begin(), wanted.exports.end(), *part.spec) ==
                             wanted.exports.end();
   });
+  opener_.ForgetAllBut(wanted.exports);
   const std::vector<std::string> changed = ChangedSettings(settings_, wanted);
   if (!changed.empty()) {
     LOG_WARN("reload: ", absl::StrJoin(changed, ", "), ": takes effect after a restart");
@@ -292,10 +338,10 @@ absl::Status ServerProcess::Reload() {
     ApplyRemovals(plan);
   });
   // One wait for all of them: meanwhile nobody feeds the watchdog.
-  const std::int64_t lock_deadline_ns = MonotonicClock().NowNs() + kLockWaitNs;
-  for (const ExportSpec& spec : plan.add) OpenAndAdd(spec, nullptr, lock_deadline_ns);
+  const Deadline deadline = DeadlineIn(kLockWaitNs, kPatienceNs);
+  for (const ExportSpec& spec : plan.add) OpenAndAdd(spec, nullptr, deadline);
   for (std::size_t i = 0; i < plan.replace.size(); ++i) {
-    OpenAndAdd(plan.replace[i], &replaced[i], lock_deadline_ns);
+    OpenAndAdd(plan.replace[i], &replaced[i], deadline);
   }
   return absl::OkStatus();
 }

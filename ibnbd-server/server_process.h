@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The running server, put together: exports, reactors, one network per address scheme, and the RNBD
-// servers on top.  Called by the main thread, which may block; the work happens on the reactors.
+// servers on top.  Called by the main thread, which may block for some seconds, but for no file
+// system that hangs: it has a watchdog to feed.  The work happens on the reactors.
 #pragma once
 
 #include <functional>
@@ -13,6 +14,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fabric/fabric.h"
+#include "ibnbd-server/bounded_call.h"
+#include "ibnbd-server/export_opener.h"
 #include "ibnbd-server/export_table.h"
 #include "ibnbd-server/instance_id.h"
 #include "ibnbd-server/listen_sockets.h"
@@ -46,7 +49,7 @@ class ServerProcess {
 
   // Exports and addresses that are not served yet.
   [[nodiscard]] std::size_t missing_count() const { return missing_.size(); }
-  // Tries them again.
+  // Tries them again, for at most a moment.
   void RetryMissing();
 
   // Reads the configuration file again.  An error changes nothing.
@@ -72,20 +75,33 @@ class ServerProcess {
   };
 
   ServerProcess(const Options& options, Settings settings);
-  absl::Status Open(const ExportSpec& spec, std::int64_t lock_wait_ns);
+  // How long openings may take: each waits for locks and answers until then.
+  struct Deadline {
+    std::int64_t locks_ns;
+    std::int64_t answers_ns;
+  };
+  static Deadline DeadlineIn(std::int64_t lock_wait_ns, std::int64_t patience_ns);
+  absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenBackend(const ExportSpec& spec,
+                                                             const Deadline& deadline);
+  absl::Status Open(const ExportSpec& spec, const Deadline& deadline);
+  void Add(const ExportSpec& spec, std::unique_ptr<rnbd::Backend> backend);
+  [[nodiscard]] bool IsMissing(const ExportSpec& spec) const;
   absl::Status Miss(Missing missing, MissingPart part, const absl::Status& why);
   absl::StatusOr<Network*> NetworkFor(const std::string& scheme);
   absl::Status CreateServer(Network& network);
-  absl::Status Listen(const std::string& text, std::int64_t wait_ns);
+  absl::Status Listen(const std::string& text, std::int64_t wait_ns, std::int64_t patience_ns);
   void DropPorts(Network& network);
   [[nodiscard]] rnbd::ServerOptions ServerOptionsFromSettings() const;
   void ApplyRemovals(const ExportTable::Plan& plan);
-  void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead, std::int64_t lock_deadline_ns);
+  void OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead, const Deadline& deadline);
 
   const Options options_;
   ListenSockets* listening_ = nullptr;
   Settings settings_;  // Merged; exports as they were last asked for.
   const InstanceId instance_id_;
+  BoundedCall config_;
+  std::map<std::string, BoundedCall> names_;  // By the host that is looked up.
+  ExportOpener opener_;
   std::unique_ptr<ExportTable> exports_;  // Of reactor 0 once it runs.
   std::unique_ptr<ReactorThreads> threads_;
   std::vector<std::unique_ptr<Network>> networks_;
