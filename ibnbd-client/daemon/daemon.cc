@@ -24,6 +24,7 @@
 #include "ibnbd-client/daemon/control_server.h"
 #include "ibnbd-client/daemon/control_socket.h"
 #include "ibnbd-client/daemon/protocol.h"
+#include "ibnbd-client/daemon/runtime_lock.h"
 #include "ibnbd-client/daemon/state_file.h"
 #include "ibnbd-client/mapping/device_names.h"
 #include "ibnbd-client/mapping/device_table.h"
@@ -97,6 +98,7 @@ absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log) {
   const sigset_t signals = BlockEndSignals();
   std::error_code error;
   std::filesystem::create_directories(options.runtime_directory, error);
+  ASSIGN_OR_RETURN(const UniqueFd lock, LockRuntime(options.runtime_directory + "/lock"));
   ASSIGN_OR_RETURN(UniqueFd listening, ListenControl(options.socket, options.group));
   const std::string state_path = options.runtime_directory + "/devices.json";
   ASSIGN_OR_RETURN(const DaemonState state, ReadState(state_path));
