@@ -3,7 +3,9 @@
 #include "ibnbd-client/ask_daemon.h"
 
 #include <cstdio>
+#include <filesystem>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
@@ -17,6 +19,15 @@ namespace {
 // on top.
 constexpr absl::Duration kGrace = absl::Seconds(20);
 
+// A device by the name that the daemon knows it by.  Links are followed here: whoever follows them
+// may wait for a disk, which may be a device of the daemon's.
+std::string Followed(const std::string& device) {
+  if (absl::StrContains(device, "://") || !absl::StrContains(device, '/')) return device;
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::canonical(device, error);
+  return error ? device : path.string();
+}
+
 }  // namespace
 
 void AddAskOptions(CLI::App& command, AskOptions& options) {
@@ -29,6 +40,7 @@ void AddAskOptions(CLI::App& command, AskOptions& options) {
 
 absl::StatusOr<Json> Ask(const AskOptions& options, ControlRequest request) {
   request.timeout_ms = options.timeout_s * 1000;
+  request.device = Followed(request.device);
   ASSIGN_OR_RETURN(const UniqueFd daemon, ConnectControl(options.socket));
   const absl::Time deadline = absl::Now() + 2 * absl::Milliseconds(request.timeout_ms) + kGrace;
   RETURN_IF_ERROR(WriteAll(daemon.get(), FormatRequest(request), deadline, "ask the daemon"));

@@ -43,8 +43,8 @@ enum class Command {
 struct ControlRequest {
   Command command = Command::kList;
   MapRequest map;  // kMap.
-  // All but kMap and kList: a node, a link to it, or a URI; of what is about sessions also a
-  // session's name or server; kSessions "": all.
+  // All but kMap and kList: a node, or a URI; of what is about sessions also a session's name or
+  // server; kSessions "": all.
   std::string device;
   std::optional<std::int64_t> fail_after_ms;   // kSet: the loss policy.
   std::optional<std::uint32_t> policy;         // kSet: of the session, enum ibnbd_policy,

@@ -3,7 +3,6 @@
 #include "ibnbd-client/mapping/device_table.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,16 +14,6 @@
 #include "ibnbd-client/mapping/device_users.h"
 
 namespace ibnbd::client {
-namespace {
-
-// Links are followed.
-std::string FileOf(const std::string& selector) {
-  std::error_code error;
-  const std::filesystem::path path = std::filesystem::canonical(selector, error);
-  return error ? selector : path.string();
-}
-
-}  // namespace
 
 DeviceTable::DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save,
                          ClockFn ms_since_boot)
@@ -38,7 +27,7 @@ DeviceTable::~DeviceTable() { CHECK(threads_.empty()); }
 
 absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Find(const std::string& selector) {
   const auto uri = ParseUri(selector);
-  const std::string text = uri.ok() ? uri->ToString() : FileOf(selector);
+  const std::string text = uri.ok() ? uri->ToString() : selector;
   for (const SlotPtr& slot : slots_) {
     if (text == slot->record.node || text == slot->record.request.uri.ToString()) return slot;
   }

@@ -70,7 +70,8 @@ class DeviceTable {
               ClockFn ms_since_boot);
   ~DeviceTable();  // Requires StopThreads().
 
-  // `selector` below: "/dev/ublkb0", a link to it, or the volume's URI.
+  // `selector` below: "/dev/ublkb0", or the volume's URI.  Links are not followed: that may wait
+  // for a disk, which may be one of ours.
   absl::StatusOr<DeviceReport> Map(MapRequest request);
   // `force`: even if it is in use, whose IOs then fail.
   absl::Status Unmap(const std::string& selector, std::uint32_t timeout_ms, bool force);
