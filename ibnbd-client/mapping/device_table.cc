@@ -95,6 +95,10 @@ absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
   MappedVolume::Options options;
   options.adopt = adopt;
   if (adopt) options.was = PastOf(*slot);
+  options.was_refused = [&] {  // The server will say what it is.
+    absl::MutexLock lock(&mutex_);
+    slot->record.past.reset();
+  };
   options.before_use = [&](int index, const ibnbd_device_info& volume) {
     return WriteDown(slot, index, volume);
   };

@@ -122,8 +122,6 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
   slot->busy = false;
   slot->untried = false;
   slot->problem = std::string(status.message());
-  // What it was cannot be right: the server will say what it is.
-  if (absl::IsInvalidArgument(status)) slot->record.past.reset();
   if (status.ok()) LOG_INFO("took over ", slot->record.node);
   return status;
 }

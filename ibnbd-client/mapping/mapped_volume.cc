@@ -86,6 +86,7 @@ absl::Status MappedVolume::OpenDevice(const Options& how) {
   // It may have grown, and nobody came to write it down.
   was.size = std::max(was.size, SizeOfBlockDevice(NodeOf(request_.kind, request_.index)));
   const int error = ibnbd_device_resume(session_, &was, &options, &device_);
+  if (error == -EINVAL && how.was_refused) how.was_refused();
   return error == 0 ? absl::OkStatus() : ApiStatus(error);
 }
 

@@ -47,6 +47,7 @@ class MappedVolume {
     // What the volume was there: it is taken over at once, whether the server is there or not.
     // Without, when the server has answered.
     std::optional<ibnbd_device_info> was = std::nullopt;
+    std::function<void()> was_refused = nullptr;  // It cannot have been that.
     // Called when it is known which device of which volume it is, before anybody can use it.
     std::function<absl::Status(int index, const ibnbd_device_info& volume)> before_use = nullptr;
   };
