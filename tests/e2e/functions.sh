@@ -18,7 +18,8 @@ on_exit() {
   local rc=$? i running
   mapfile -t running < <(jobs -p)  # Not pids: what has ended may be somebody else's number by now.
   [ ${#running[@]} -eq 0 ] || kill -KILL "${running[@]}" 2>/dev/null
-  wait 2>/dev/null
+  # What a kernel keeps, because it waits for a device that nobody serves, must not keep the answer as well.
+  for ((i = 0; i < 100; i++)); do [ -n "$(jobs -pr)" ] && sleep 0.05 || break; done
   for ((i = ${#cleanups[@]} - 1; i >= 0; i--)); do eval "${cleanups[i]}"; done
   if [ "$rc" -ne 0 ] && [ "$rc" -ne 77 ]; then
     for log in "$work"/*.log; do
