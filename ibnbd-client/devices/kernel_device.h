@@ -24,15 +24,20 @@ struct OpenVolume {
   ibnbd_device_info info;  // What it was when it was opened.
 };
 
+// Whose a device is, and of which volume.  The kernel keeps it with the device, so that whoever
+// comes to it by its number, after a restart or late, knows whether it is still the same device.
+struct DeviceMark {
+  std::uint64_t owner = 0;   // A number that the daemon keeps over restarts; 0: nobody's.
+  std::uint64_t volume = 0;  // One that tells the owner's volumes apart; 0: any of them.
+};
+
 struct KernelDeviceOptions {
   std::uint32_t queue_depth = 128;  // Per queue, 1..4096: kernel IOs at once.
   int index = -1;                   // The N wanted; -1: the kernel chooses.
   // The device outlives this process, for AdoptUblkDevice() or AdoptNbdDevice() of the next one:
   // IOs wait meanwhile.  Otherwise it ends with us, and IOs fail.
   bool survives_us = false;
-  // Whose device it is: a number that the daemon keeps over restarts.  The kernel keeps it with the
-  // device, so that the next process knows its own.
-  std::uint64_t owner = 0;
+  DeviceMark mark;
   // Called when N is known and before anybody can use the device: its place to be written down.
   // An error ends the device again.
   std::function<absl::Status(int index)> before_use;
@@ -74,17 +79,17 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options);
 
-// Whether device N is there, `owner`'s, and may be adopted.  False, too, for one whose process died
+// Whether device N is there, `mark`'s, and may be adopted.  False, too, for one whose process died
 // before it was started: it is taken away.
-absl::StatusOr<bool> UblkDeviceIsLeft(int index, std::uint64_t owner);
-absl::StatusOr<bool> NbdDeviceIsLeft(int index, std::uint64_t owner);
+absl::StatusOr<bool> UblkDeviceIsLeft(int index, const DeviceMark& mark);
+absl::StatusOr<bool> NbdDeviceIsLeft(int index, const DeviceMark& mark);
 // Takes away what a process of `owner` was making when it died: its devices but for `known`, which
 // were written down.
 void RemoveUnknownUblkDevices(std::uint64_t owner, std::span<const int> known);
 void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known);
 // Takes device N away, which another process left, with the IOs that wait for it.  OK if it is not
-// there.
-absl::Status RemoveLeftUblkDevice(int index);
-absl::Status RemoveLeftNbdDevice(int index);
+// there, or is not `mark`'s: then it is not touched.
+absl::Status RemoveLeftUblkDevice(int index, const DeviceMark& mark);
+absl::Status RemoveLeftNbdDevice(int index, const DeviceMark& mark);
 
 }  // namespace ibnbd::client

@@ -197,7 +197,7 @@ absl::Status NbdDevice::Stop(std::int64_t timeout_ms) {
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options) {
-  auto device = std::make_unique<NbdDevice>(loops, volume, options.owner);
+  auto device = std::make_unique<NbdDevice>(loops, volume, options.mark.owner);
   RETURN_IF_ERROR(device->Connect(options));
   return device;
 }
@@ -205,16 +205,16 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
 absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options) {
-  auto device = std::make_unique<NbdDevice>(loops, volume, options.owner);
+  auto device = std::make_unique<NbdDevice>(loops, volume, options.mark.owner);
   RETURN_IF_ERROR(device->Adopt(options));
   return device;
 }
 
-absl::StatusOr<bool> NbdDeviceIsLeft(int index, std::uint64_t owner) {
+absl::StatusOr<bool> NbdDeviceIsLeft(int index, const DeviceMark& mark) {
   const auto connected = NbdIsConnected(index);
   if (absl::IsNotFound(connected.status())) return false;  // Nor is the module.
   RETURN_IF_ERROR(connected.status());
-  return *connected && absl::StartsWith(IdentifierAt(index), IdentifierOf(owner));
+  return *connected && absl::StartsWith(IdentifierAt(index), IdentifierOf(mark.owner));
 }
 
 void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known) {
@@ -225,13 +225,13 @@ void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known) {
     if (!absl::StartsWith(name, "nbd") || !absl::SimpleAtoi(name.substr(3), &index)) continue;
     if (std::find(known.begin(), known.end(), index) != known.end()) continue;
     if (!absl::StartsWith(IdentifierAt(index), IdentifierOf(owner))) continue;
-    const absl::Status removed = RemoveLeftNbdDevice(index);
+    const absl::Status removed = RemoveLeftNbdDevice(index, {owner, 0});
     LOG_WARN(name, " was being made when the daemon ended: detached",
              removed.ok() ? "" : absl::StrCat(", but ", removed.message()));
   }
 }
 
-absl::Status RemoveLeftNbdDevice(int index) {
+absl::Status RemoveLeftNbdDevice(int index, const DeviceMark& /*mark*/) {
   const auto connected = NbdIsConnected(index);
   if (absl::IsNotFound(connected.status())) return absl::OkStatus();  // Nor is the module.
   RETURN_IF_ERROR(connected.status());

@@ -6,12 +6,10 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <filesystem>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -22,6 +20,7 @@
 #include "ibnbd-client/devices/kernel_device.h"
 #include "ibnbd-client/devices/ublk_control.h"
 #include "ibnbd-client/devices/ublk_half_taken.h"
+#include "ibnbd-client/devices/ublk_mark.h"
 #include "ibnbd-client/devices/ublk_queue.h"
 
 namespace ibnbd::client {
@@ -35,6 +34,7 @@ constexpr std::uint32_t kIoSizeMax = 128 * 1024;
 constexpr std::int64_t kStartMs = 30'000;
 // How long the kernel may take to notice that a process is gone.
 constexpr absl::Duration kQuiesceTime = absl::Seconds(10);
+// For the kernel to take away a device none of whose IOs waits.
 constexpr std::int64_t kRemoveMs = 5000;
 
 std::uint8_t ShiftOf(std::uint32_t size) {
@@ -69,8 +69,9 @@ ublk_params ParamsFor(const ibnbd_device_info& info, std::uint32_t io_size_max) 
 
 class UblkDevice final : public KernelDevice {
  public:
-  UblkDevice(DeviceLoops& loops, const OpenVolume& volume, std::unique_ptr<UblkControl> control)
-      : loops_(loops), volume_(volume), control_(std::move(control)) {}
+  UblkDevice(DeviceLoops& loops, const OpenVolume& volume, const DeviceMark& mark,
+             std::unique_ptr<UblkControl> control)
+      : loops_(loops), volume_(volume), mark_(mark), control_(std::move(control)) {}
   ~UblkDevice() override { CHECK(queues_.empty() || !started_ || abandoned_); }
 
   absl::Status Add(const KernelDeviceOptions& options);
@@ -96,6 +97,7 @@ class UblkDevice final : public KernelDevice {
 
   DeviceLoops& loops_;
   const OpenVolume volume_;
+  const DeviceMark mark_;
   const std::unique_ptr<UblkControl> control_;
   std::uint32_t id_ = 0;
   bool added_ = false;
@@ -116,7 +118,7 @@ absl::Status UblkDevice::Add(const KernelDeviceOptions& options) {
   info.max_io_buf_bytes =
       std::max(std::min(kIoSizeMax, volume_.info.io_size_max) / block * block, block);
   info.ublksrv_pid = ::getpid();
-  info.ublksrv_flags = options.owner;  // Ours to use; the driver only keeps it.
+  info.ublksrv_flags = UblkFlagsOf(mark_);
   if (options.survives_us) info.flags |= UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE;
   info.flags |= control_->features() & kUblkFlagIoctlEncode;
   RETURN_IF_ERROR(control_->AddDevice(&info));
@@ -161,6 +163,10 @@ absl::Status UblkDevice::WaitUntilQuiesced() const {
   const absl::Time deadline = absl::Now() + kQuiesceTime;
   while (true) {
     ASSIGN_OR_RETURN(const ublksrv_ctrl_dev_info info, control_->GetInfo(id_));
+    if (!UblkFlagsAre(info.ublksrv_flags, mark_)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("take over ", node(), ": it is another volume's"));
+    }
     if ((info.flags & UBLK_F_USER_RECOVERY) == 0) {
       return absl::FailedPreconditionError(
           absl::StrCat("take over ", node(), ": it is not one that waits for a new server"));
@@ -262,10 +268,10 @@ void UblkDevice::Abandon() {
   (void)char_device_.Take();
 }
 
-absl::StatusOr<std::unique_ptr<UblkDevice>> NewDevice(DeviceLoops& loops,
-                                                      const OpenVolume& volume) {
+absl::StatusOr<std::unique_ptr<UblkDevice>> NewDevice(DeviceLoops& loops, const OpenVolume& volume,
+                                                      const DeviceMark& mark) {
   ASSIGN_OR_RETURN(std::unique_ptr<UblkControl> control, UblkControl::Open());
-  return std::make_unique<UblkDevice>(loops, volume, std::move(control));
+  return std::make_unique<UblkDevice>(loops, volume, mark, std::move(control));
 }
 
 }  // namespace
@@ -273,7 +279,7 @@ absl::StatusOr<std::unique_ptr<UblkDevice>> NewDevice(DeviceLoops& loops,
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops,
                                                               const OpenVolume& volume,
                                                               const KernelDeviceOptions& options) {
-  ASSIGN_OR_RETURN(std::unique_ptr<UblkDevice> device, NewDevice(loops, volume));
+  ASSIGN_OR_RETURN(std::unique_ptr<UblkDevice> device, NewDevice(loops, volume, options.mark));
   if (const absl::Status status = device->Add(options); !status.ok()) {
     device->GiveUp();
     return status;
@@ -284,58 +290,12 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops
 absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptUblkDevice(DeviceLoops& loops,
                                                               const OpenVolume& volume,
                                                               const KernelDeviceOptions& options) {
-  ASSIGN_OR_RETURN(std::unique_ptr<UblkDevice> device, NewDevice(loops, volume));
+  ASSIGN_OR_RETURN(std::unique_ptr<UblkDevice> device, NewDevice(loops, volume, options.mark));
   if (const absl::Status status = device->Adopt(options.index); !status.ok()) {
     device->GiveUp();
     return status;
   }
   return device;
-}
-
-absl::StatusOr<bool> UblkDeviceIsLeft(int index, std::uint64_t owner) {
-  const auto id = static_cast<std::uint32_t>(index);
-  const auto control = UblkControl::Open();
-  if (absl::IsNotFound(control.status())) return false;  // Nor is the module.
-  RETURN_IF_ERROR(control.status());
-  const auto info = (*control)->GetInfo(id);
-  if (absl::IsNotFound(info.status())) return false;
-  RETURN_IF_ERROR(info.status());
-  if (info->ublksrv_flags != owner) return false;  // The number has come to somebody else.
-  if (info->state != UBLK_S_DEV_DEAD) return true;
-  RETURN_IF_ERROR((*control)->DeleteDevice(id, kRemoveMs));
-  return false;
-}
-
-void RemoveUnknownUblkDevices(std::uint64_t owner, std::span<const int> known) {
-  std::error_code none;
-  for (const auto& entry : std::filesystem::directory_iterator("/sys/class/ublk-char", none)) {
-    int index = -1;
-    const std::string name = entry.path().filename();
-    if (!absl::SimpleAtoi(name.substr(std::min(name.size(), sizeof("ublkc") - 1)), &index)) {
-      continue;
-    }
-    if (std::find(known.begin(), known.end(), index) != known.end()) continue;
-    const auto left = UblkDeviceIsLeft(index, owner);
-    if (!left.ok()) {
-      LOG_WARN("look at ", name, ": ", left.status().message());
-    } else if (*left) {
-      const absl::Status removed = RemoveLeftUblkDevice(index);
-      LOG_WARN(name, " was being made when the daemon ended: removed",
-               removed.ok() ? "" : absl::StrCat(", but ", removed.message()));
-    }
-  }
-}
-
-absl::Status RemoveLeftUblkDevice(int index) {
-  const auto id = static_cast<std::uint32_t>(index);
-  const auto control = UblkControl::Open();
-  if (absl::IsNotFound(control.status())) return absl::OkStatus();  // No module, no device.
-  RETURN_IF_ERROR(control.status());
-  const auto info = (*control)->GetInfo(id);
-  if (absl::IsNotFound(info.status())) return absl::OkStatus();
-  RETURN_IF_ERROR(info.status());
-  RETURN_IF_ERROR((*control)->StopDevice(id, kRemoveMs));
-  return (*control)->DeleteDevice(id, kRemoveMs);
 }
 
 }  // namespace ibnbd::client

@@ -178,7 +178,8 @@ absl::Status DeviceTable::TakeAway(Slot& slot, std::uint32_t timeout_ms, bool fo
   } else if (slot.record.request.index >= 0) {
     const int index = slot.record.request.index;
     const bool ublk = slot.record.request.kind == DeviceKind::kUblk;
-    RETURN_IF_ERROR(ublk ? RemoveLeftUblkDevice(index) : RemoveLeftNbdDevice(index));
+    const DeviceMark mark = MarkOf(slot);
+    RETURN_IF_ERROR(ublk ? RemoveLeftUblkDevice(index, mark) : RemoveLeftNbdDevice(index, mark));
   }
   DeviceNames::Announce(node);
   return absl::OkStatus();

@@ -138,6 +138,7 @@ class DeviceTable {
   void NotePasts();
   absl::Status Save();
   void SaveOrLog();
+  DeviceMark MarkOf(const Slot& slot) const;
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;
   void RemoveUnknown();
   void TakeOver(const SlotPtr& slot);

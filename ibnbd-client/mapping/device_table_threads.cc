@@ -36,11 +36,17 @@ bool DeviceTable::SleepFor(absl::Duration time) {
   return !mutex_.AwaitWithTimeout(absl::Condition(&ending_), time);
 }
 
+// Of a record that cannot be read the volume is not known.
+DeviceMark DeviceTable::MarkOf(const Slot& slot) const {
+  if (!slot.record.unread.empty()) return {sessions_.client_id(), 0};
+  return client::MarkOf(sessions_.client_id(), slot.record.request);
+}
+
 absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
   const int index = slot.record.request.index;
-  return slot.record.request.kind == DeviceKind::kUblk
-             ? UblkDeviceIsLeft(index, sessions_.client_id())
-             : NbdDeviceIsLeft(index, sessions_.client_id());
+  const DeviceMark mark = MarkOf(slot);
+  return slot.record.request.kind == DeviceKind::kUblk ? UblkDeviceIsLeft(index, mark)
+                                                       : NbdDeviceIsLeft(index, mark);
 }
 
 // What was not written down was not announced, and nobody uses it.  As long as it cannot be read

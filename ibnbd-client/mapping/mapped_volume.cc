@@ -39,6 +39,17 @@ std::string NodeOf(DeviceKind kind, int index) {
   return absl::StrCat(kind == DeviceKind::kUblk ? "/dev/ublkb" : "/dev/nbd", index);
 }
 
+// Of what is written down with the device and does not change as long as that is there.  A kernel
+// server's volume has no number: then from its name.
+DeviceMark MarkOf(std::uint64_t owner, const MapRequest& request) {
+  if (request.volume_id != 0) return {owner, request.volume_id};
+  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a.
+  for (const char byte : absl::StrCat(request.uri.host, "/", request.uri.export_name)) {
+    hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+  }
+  return {owner, hash};
+}
+
 absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loops,
                                                                 SessionTable& sessions,
                                                                 const MapRequest& request,
@@ -103,7 +114,9 @@ absl::Status MappedVolume::StartKernelDevice(const Options& how) {
   options.queue_depth = request_.queue_depth;
   options.index = request_.index;
   options.survives_us = request_.survives_us;
-  options.owner = sessions_.client_id();
+  MapRequest marked = request_;
+  if (!how.adopt) marked.volume_id = info.volume_id;  // As it will be written down.
+  options.mark = MarkOf(sessions_.client_id(), marked);
   if (how.before_use) {
     options.before_use = [&how, &volume](int index) { return how.before_use(index, volume.info); };
   }

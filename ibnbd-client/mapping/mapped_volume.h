@@ -24,6 +24,10 @@ enum class DeviceKind { kUblk, kNbd };
 const char* NameOf(DeviceKind kind);             // "ublk", "nbd"
 std::string NodeOf(DeviceKind kind, int index);  // "/dev/ublkb0", "/dev/nbd0"
 
+struct MapRequest;
+// What marks the device of a request, whose volume_id is known, in the kernel.
+DeviceMark MarkOf(std::uint64_t owner, const MapRequest& request);
+
 struct MapRequest {
   Uri uri;                   // With an export.
   std::string session_name;  // Of the session that it belongs to; "": that of the table.
