@@ -54,6 +54,9 @@ absl::Status TakeSessionWords(const DeviceCommandOptions& options,
 absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
   MapRequest map;
   if (IsRnbdWord(options.volume.front())) {
+    if (!options.session.empty()) {
+      return absl::InvalidArgumentError("--session: sessname= says which one it is");
+    }
     ASSIGN_OR_RETURN(const RnbdMapping words, ParseRnbdWords(options.volume));
     map.uri = words.uri;
     map.wishes.ways = words.ways;
@@ -65,6 +68,7 @@ absl::StatusOr<MapRequest> MapRequestOf(const DeviceCommandOptions& options) {
           absl::StrCat(options.volume[1], ": one volume at a time is mapped"));
     }
     ASSIGN_OR_RETURN(map.uri, ParseUri(options.volume.front()));
+    map.session_name = options.session;
   }
   if (map.uri.export_name.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(options.volume.front(), " names no volume: say ",
@@ -235,6 +239,10 @@ void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
   map.add_flag("--foreground", options.foreground,
                "No daemon: stay, and unmap at SIGTERM or SIGINT");
   AddOnLoss(map, options);
+  map.add_option("--session", options.session,
+                 "Its session, shared with what names the same one (default: one per server); a "
+                 "volume that hangs may keep others of its session waiting")
+      ->type_name("NAME");
   AddSessionWords(map, options);
   map.add_option("--queue-depth", options.queue_depth, "IOs at once, per queue")
       ->check(CLI::Range(1, 4096))

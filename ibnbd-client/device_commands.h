@@ -28,6 +28,7 @@ struct DeviceCommandOptions {
   std::vector<std::string> paths;
   std::string path_policy, dead_after;  // "": as it is.  Also set.
   std::string kind = "ublk";
+  std::string session;  // "": the one of the server.
   bool read_only = false, migration = false, foreground = false;
   std::string on_loss = "hold";  // Also set, "" there: as it is.
   std::uint32_t queue_depth = 128;

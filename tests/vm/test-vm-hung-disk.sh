@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The server's disk hangs and the server lives: IOs wait for its answer for as long as that takes, whatever the loss
-# policy says, the session stays, and when the disk is well again they have succeeded.
+# policy says, the session stays, and when the disk is well again they have succeeded.  A volume that has a session of its
+# own does not notice, not even that the one that hangs is taken away.
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
 requires dmsetup python3
@@ -13,8 +14,11 @@ cleanup_fn 'losetup -d "$loop"'
 dmsetup --noudevsync create hung --table "0 32768 linear $loop 0" || fail "no device mapper"
 cleanup_fn 'dmsetup --noudevsync remove -f hung'
 dmsetup mknodes
-start_server --export vol=/dev/mapper/hung
+truncate -s 16M "$work/well.img"
+start_server --export vol=/dev/mapper/hung --export well="$work/well.img"
 start_daemon
+map "$uri/well" --as nbd --session apart
+well=$node
 map "$uri/vol" --as nbd --on-loss fail-after=1s
 write() { dd if=/dev/zero of="$node" bs=4k count=1 seek="$1" oflag=direct conv=notrunc; }
 write 0 2>"$work/dd0.log" || fail "write: $(cat "$work/dd0.log")"
@@ -38,6 +42,18 @@ assert device["state"] == "open" and device["session"]["reconnects"] == 0, devic
 
 dmsetup --noudevsync resume hung || fail "resume"
 wait "$writer" || fail "the write: $(cat "$work/dd1.log")"
-unmap "$node"
+
+# One with a session of its own goes on, even when the one that hangs is taken away, which ends that one's session.
+dmsetup --noudevsync --noflush --nolockfs suspend hung || fail "suspend again"
+write 2 2>"$work/dd2.log" &
+writer=$!
+waits() { ibnbd-client show --ios "$node" | grep -q 'write.*answer'; }
+wait_for 30 waits || fail "the write does not wait: $(ibnbd-client show --ios "$node")"
+unmap "$node" --force --timeout 2
+wait "$writer" && fail "a write to a device that was taken away succeeded"
+dd if=/dev/zero of="$well" bs=4k count=1 oflag=direct conv=notrunc 2>"$work/dd3.log" || fail "the other: $(cat "$work/dd3.log")"
+ibnbd-client show --json "$well" | grep -q '"reconnects": 0' || fail "its session ended as well: $(ibnbd-client show "$well")"
+dmsetup --noudevsync resume hung || fail "resume again"
+unmap "$well"
 stop "$daemon_pid"
 stop "$server_pid"
