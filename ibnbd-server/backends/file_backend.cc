@@ -54,7 +54,8 @@ absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> FileBackend::CreateQueue(Rea
     return absl::FailedPreconditionError(
         absl::StrCat("attach ", volume_->path(), ": this reactor has no IO ring"));
   }
-  return std::make_unique<FileQueue>(*volume_, reactor);
+  return std::make_unique<FileQueue>(
+      *volume_, reactor, volume_->is_remote() ? FileSizeLook::Create(volume_) : nullptr);
 }
 
 absl::Status CheckFileBackend(const std::string& path) {

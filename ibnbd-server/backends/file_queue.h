@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // One reactor's way to a Volume: every BackendIo becomes one or several io_uring operations, whose
-// state lives in BackendIo::scratch.  Nothing is allocated, and nothing is waited for.  On the
-// reactor's thread.
+// state lives in BackendIo::scratch.  Nothing is allocated, and nothing is waited for: not for a
+// file system that hangs, either.  On the reactor's thread.
 #pragma once
 
 #include <cstdint>
 
+#include "ibnbd-server/backends/file_size_look.h"
 #include "ibnbd-server/backends/volume.h"
 #include "reactor/io_ring.h"
 #include "rnbd/block_backend.h"
@@ -16,7 +17,8 @@ class Reactor;
 
 class FileQueue final : public rnbd::BackendQueue {
  public:
-  FileQueue(Volume& volume, Reactor& reactor);
+  // `look`: of the volume, if it is a remote one.
+  FileQueue(Volume& volume, Reactor& reactor, FileSizeLook::Ptr look);
   ~FileQueue() override;
   void Submit(rnbd::BackendIo& io) override;
 
@@ -43,6 +45,7 @@ class FileQueue final : public rnbd::BackendQueue {
   Reactor& reactor_;
   IoRing& ring_;
   const bool check_size_;
+  const FileSizeLook::Ptr look_;
   std::int64_t size_checked_ns_ = 0;
   std::uint32_t outstanding_count_ = 0;
 };

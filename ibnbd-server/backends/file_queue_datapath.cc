@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <utility>
 
 #include "base/check.h"
 #include "ibnbd-server/backends/file_queue.h"
@@ -26,7 +27,8 @@ constexpr std::uint32_t kUringCmdDiscard = _IO(0x12, 0);
 constexpr std::uint32_t kRangePieceMax = 128u << 20;
 // EAGAIN without progress; from the first retry on a worker thread waits instead of us.
 constexpr std::uint8_t kRetriesMax = 32;
-// A file that somebody truncates is noticed within this time, at the price of one fstat.
+// A file that somebody truncates is noticed within this time, at the price of one statx of what the
+// kernel knows; a remote file system is asked as often, if it answers.
 constexpr std::int64_t kSizeCheckIntervalNs = 100 * kNsPerMs;
 
 RangeUse UseOf(const BackendIo& io) {
@@ -54,11 +56,12 @@ class FileQueue::Op final : public IoRingOp {
   FileQueue& queue_;
 };
 
-FileQueue::FileQueue(Volume& volume, Reactor& reactor)
+FileQueue::FileQueue(Volume& volume, Reactor& reactor, FileSizeLook::Ptr look)
     : volume_(volume),
       reactor_(reactor),
       ring_(*reactor.ring()),
-      check_size_(!volume.is_block_device()) {
+      check_size_(!volume.is_block_device()),
+      look_(std::move(look)) {
   static_assert(sizeof(Op) <= sizeof(BackendIo::Scratch));
 }
 
@@ -80,7 +83,8 @@ bool FileQueue::Intact(const BackendIo& io) {
   if (!check_size_) return true;
   if (reactor_.now_ns() - size_checked_ns_ >= kSizeCheckIntervalNs) {
     size_checked_ns_ = reactor_.now_ns();
-    volume_.CheckSize();
+    volume_.CheckKnownSize();
+    if (look_ != nullptr) look_->Start(ring_);
   }
   return io.op == BackendOp::kFlush || io.offset + io.length <= volume_.intact_bytes();
 }
@@ -94,7 +98,9 @@ void FileQueue::Start(Op& op) {
   } else {
     StartTransfer(op, sqe);
   }
-  if (op.retries_ > 0) sqe->flags |= IOSQE_ASYNC;
+  // What waits for another machine or process does so in a thread of the kernel, which may try at
+  // once even where that hangs.
+  if (op.retries_ > 0 || look_ != nullptr) sqe->flags |= IOSQE_ASYNC;
   ring_.Prepare(sqe, op);
 }
 
@@ -181,7 +187,7 @@ void FileQueue::OnResult(Op& op, int result) {
 void FileQueue::OnTransferred(Op& op, std::uint32_t byte_count) {
   byte_count -= byte_count % volume_.geometry().logical_block_size;
   if (byte_count == 0) {
-    volume_.CheckSize();
+    volume_.CheckKnownSize();
     return Finish(op, -EIO);
   }
   op.done_bytes_ += byte_count;

@@ -2,12 +2,15 @@
 #include "ibnbd-server/backends/volume.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <time.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -79,6 +82,17 @@ absl::Status CheckFileSize(std::uint64_t size) {
         absl::StrCat("its size, ", size, " bytes, is not a whole number of sectors"));
   }
   return absl::OkStatus();
+}
+
+// Another machine, or a process, answers for it.
+bool IsRemoteFileSystem(int fd) {
+  struct statfs info {};
+  if (fstatfs(fd, &info) != 0) return true;
+  const auto type = static_cast<unsigned long>(info.f_type) & 0xffffffff;
+  static constexpr unsigned long kRemote[] = {
+      NFS_SUPER_MAGIC,  FUSE_SUPER_MAGIC, SMB_SUPER_MAGIC, SMB2_SUPER_MAGIC, CIFS_SUPER_MAGIC,
+      CEPH_SUPER_MAGIC, V9FS_MAGIC,       AFS_SUPER_MAGIC, CODA_SUPER_MAGIC, OCFS2_SUPER_MAGIC};
+  return std::find(std::begin(kRemote), std::end(kRemote), type) != std::end(kRemote);
 }
 
 std::uint64_t MixId(std::uint64_t id, std::uint64_t value) { return Prng(id ^ value).Next(); }
@@ -178,6 +192,7 @@ absl::Status Volume::ExamineFile() {
   if (!S_ISREG(stx.stx_mode)) return absl::AbortedError("was replaced while it was opened");
   device_ = (std::uint64_t{stx.stx_dev_major} << 32) | stx.stx_dev_minor;
   inode_ = stx.stx_ino;
+  is_remote_ = IsRemoteFileSystem(fd_.get());
   geometry_.size_bytes = stx.stx_size;
   RETURN_IF_ERROR(CheckFileSize(geometry_.size_bytes));
   // Device numbers change over reboots; the inode with its birth in nanoseconds does not.
@@ -306,20 +321,29 @@ void Volume::ProbeRanges() {
       geometry_.discard_bytes_max != 0 ? kUnmapBytesMax : kPlainZeroesBytesMax;
 }
 
-void Volume::CheckSize() {
+void Volume::CheckSize() { CheckSizeWith(0); }
+
+void Volume::CheckKnownSize() { CheckSizeWith(AT_STATX_DONT_SYNC); }
+
+void Volume::CheckSizeWith(int statx_flags) {
   if (is_block_device_) return;
   for (;;) {
     // First what we believe, then what is: RefreshSize() may be at work, and then this tries again.
-    std::uint64_t intact = intact_bytes_.load(std::memory_order_acquire);
-    struct stat st {};
-    if (fstat(fd_.get(), &st) != 0) return;
-    const auto size = static_cast<std::uint64_t>(st.st_size);
-    if (size >= intact) return;
-    if (!intact_bytes_.compare_exchange_strong(intact, size, std::memory_order_acq_rel)) continue;
-    LOG_ERROR("volume ", path_, ": shrunk to ", size, " bytes while it was served; IO behind ",
-              "that fails until it is attached again");
-    return;
+    const std::uint64_t believed = intact_bytes_.load(std::memory_order_acquire);
+    struct statx stx {};
+    if (statx(fd_.get(), "", AT_EMPTY_PATH | statx_flags, STATX_SIZE, &stx) != 0) return;
+    if (NoteSize(believed, stx.stx_size)) return;
   }
+}
+
+bool Volume::NoteSize(std::uint64_t believed, std::uint64_t found) {
+  if (found >= believed) return true;
+  if (!intact_bytes_.compare_exchange_strong(believed, found, std::memory_order_acq_rel)) {
+    return false;
+  }
+  LOG_ERROR("volume ", path_, ": shrunk to ", found, " bytes while it was served; IO behind ",
+            "that fails until it is attached again");
+  return true;
 }
 
 absl::StatusOr<std::uint64_t> Volume::SizeNow() const {

@@ -83,8 +83,16 @@ class Volume {
   [[nodiscard]] std::uint64_t intact_bytes() const {
     return intact_bytes_.load(std::memory_order_relaxed);
   }
-  // Looks at the file's size again (one fstat) and lowers intact_bytes().
+  // Looks at the file's size again and lowers intact_bytes().  May take as long as the file system.
   void CheckSize();
+  // The same with what the kernel knows already: nobody is asked, and waited for.
+  void CheckKnownSize();
+  // While intact_bytes() was `believed`, `found` was said to be the size.  False: it is not what
+  // was believed any more, so look again.
+  bool NoteSize(std::uint64_t believed, std::uint64_t found);
+  // A file that may get smaller without the kernel's knowledge, and whose file system may keep who
+  // asks it waiting (NFS, FUSE).
+  [[nodiscard]] bool is_remote() const { return is_remote_; }
 
   [[nodiscard]] RangeMethod Method(RangeUse use) const;
   // The kernel does not support `method` here: the next one of the list from now on.
@@ -96,6 +104,7 @@ class Volume {
   Volume(std::string path, const VolumeOptions& options)
       : path_(std::move(path)), options_(options) {}
   absl::Status OpenAndLock(Opener opener);
+  void CheckSizeWith(int statx_flags);
   int OpenWaiting(Opener opener, std::int64_t deadline_ns);
   absl::Status Lock(std::int64_t deadline_ns);
   absl::Status Examine();
@@ -114,6 +123,7 @@ class Volume {
   rnbd::Geometry geometry_;
   bool direct_ = true;
   bool is_block_device_ = false;
+  bool is_remote_ = false;
   std::uint64_t device_ = 0;
   std::uint64_t inode_ = 0;
   Arena zeroes_;

@@ -2,7 +2,7 @@
 """A file system with one file, "vol.img" in memory, that stops answering: hung_fs.py DIRECTORY HANG_FILE SIZE.
 
 Mounts itself on DIRECTORY (FUSE, by hand: no library), says "mounted", and answers until there is a file HANG_FILE; then nothing,
-until that is gone.  Exit code 77: it may not mount here.
+until that is gone.  While there is HANG_FILE.half the file has half its size, of which the kernel is not told.  Exit code 77: it may not mount here.
 """
 import ctypes
 import errno
@@ -22,9 +22,8 @@ def attributes(node, size):
     return struct.pack("<6Q10I", node, 0 if node == ROOT else size, size // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
-def answer(opcode, node, body, content):
+def answer(opcode, node, body, content, size):
     """The body of the answer, or an errno."""
-    size = len(content)
     if opcode == INIT:
         return struct.pack("<4I2H2I2HI7I", 7, 31, 65536, 0, 16, 12, 131072, 1, 32, 0, 0, *[0] * 7)
     if opcode == LOOKUP:
@@ -58,7 +57,7 @@ def main():
         print("mount:", os.strerror(ctypes.get_errno()))
         sys.exit(77)
     print("mounted", flush=True)
-    content = bytearray(size)
+    content = bytearray(size)  # Stays, whatever the size is said to be.
     while True:
         request = os.read(device, 1 << 20)
         _, opcode, unique, node = struct.unpack_from("<2I2Q", request)
@@ -66,7 +65,8 @@ def main():
             time.sleep(0.05)
         if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
             continue
-        result = answer(opcode, node, request[40:], content)
+        size = len(content) // (2 if os.path.exists(hang_file + ".half") else 1)
+        result = answer(opcode, node, request[40:], content, size)
         error, body = (-result, b"") if isinstance(result, int) else (0, result)
         os.write(device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 

@@ -19,9 +19,13 @@ start_bridge "$uri/slow"
 slow=$socket
 read_block() { timeout "$1" nbdsh -u "nbd+unix:///?socket=$2" -c "h.pread(4096, 0)"; }
 read_block 20 "$slow" || fail "the volume cannot be read before its file system hangs"
-stop "$bridge_pid"
 
 : >"$work/hang"
+# IO of who has it open, on the thread that carries the others', and goes on looking whether the file is whole.
+start waits timeout 120 nbdsh -u "nbd+unix:///?socket=$slow" -c "h.pread(4096, 0)"
+waits_pid=$pid
+start more timeout 120 nbdsh -u "nbd+unix:///?socket=$slow" -c "h.pread(4096, 8192)"
+more_pid=$pid
 # One that asks for it, and goes on asking, and one that asks for a name below the directory that hangs.
 start asks timeout 120 nbd-bridge --socket "$work/asks.sock" "$uri/slow"
 asks_pid=$pid
@@ -37,8 +41,16 @@ done
 alive "$fs_pid" || fail "the file system has ended"
 
 rm "$work/hang"
+wait "$waits_pid" || fail "IO that waited for the file system: $(cat "$work/waits.log")"
+wait "$more_pid" || fail "IO that waited for the file system: $(cat "$work/more.log")"
 kill "$asks_pid" "$finds_pid" 2>/dev/null
 opens() { start again timeout 60 nbd-bridge --socket "$work/again$1.sock" "$uri/slow" && wait_for 5 grep -q '^listening on ' "$work/again.log"; }
 for i in 1 2 3 4 5 6; do opens "$i" && break; done
-read_block 20 "$work/again$i.sock" || fail "the volume is not served when its file system answers again"
+again=$work/again$i.sock
+read_block 20 "$again" || fail "the volume is not served when its file system answers again"
+# What the kernel is not told of a file that got smaller elsewhere is asked for: IO within what is left goes on.
+: >"$work/hang.half"
+looks() { read_block 20 "$again" && grep -q "volume .*: shrunk to 524288 bytes" "$server_log"; }
+wait_for 20 looks || fail "a file that was shrunk elsewhere is not noticed"
+! timeout 20 nbdsh -u "nbd+unix:///?socket=$again" -c "h.pread(4096, 1024 * 1024 - 4096)" || fail "what was cut off is still read"
 stop "$server_pid"

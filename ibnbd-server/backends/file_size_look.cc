@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ibnbd-server/backends/file_size_look.h"
+
+#include <fcntl.h>
+
+namespace ibnbd {
+
+void FileSizeLook::Start(IoRing& ring) {
+  if (std::exchange(under_way_, true)) return;
+  believed_ = volume_->intact_bytes();
+  io_uring_sqe* sqe = ring.GetSqe();
+  io_uring_prep_statx(sqe, volume_->fd(), "", AT_EMPTY_PATH, STATX_SIZE, &found_);
+  ring.Prepare(sqe, *this);
+}
+
+// One that is late, of a size that was believed until then, is taken up by the next.
+void FileSizeLook::OnCqe(int result, std::uint32_t) {
+  under_way_ = false;
+  if (result == 0) (void)volume_->NoteSize(believed_, found_.stx_size);
+  if (released_) delete this;
+}
+
+void FileSizeLook::Release() {
+  released_ = true;
+  if (!under_way_) delete this;
+}
+
+}  // namespace ibnbd
