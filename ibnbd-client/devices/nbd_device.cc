@@ -87,7 +87,7 @@ class NbdDevice final : public KernelDevice {
 
   [[nodiscard]] std::string node() const override { return absl::StrCat("/dev/nbd", index_); }
   [[nodiscard]] int index() const override { return index_; }
-  absl::Status Resize(std::uint64_t size_bytes) override { return NbdSetSize(index_, size_bytes); }
+  absl::Status Resize(std::uint64_t size_bytes) override;
   absl::Status Stop(std::int64_t timeout_ms) override;
   void Abandon() override {}  // The sockets close with the process: the kernel waits for new ones.
 
@@ -180,6 +180,17 @@ absl::Status NbdDevice::Adopt(const KernelDeviceOptions& options) {
   const int socket = kernel_end.get();
   status = NbdReconfigure(index_, identifier_.c_str(), {&socket, 1});
   return status.ok() ? status : Refused(status, &kernel_end);
+}
+
+// Linux 6.12 lets what is in flight end before it changes the size, with the locks of this device
+// and of all generic netlink held, and not to be killed.  Only we can end it; if the server is lost
+// meanwhile and we are killed, we stay, our successor cannot reconnect the device, and whoever uses
+// generic netlink on this host waits with us, until a reboot.
+absl::Status NbdDevice::Resize(std::uint64_t /*size_bytes*/) {
+  return absl::UnimplementedError(
+      absl::StrCat("resize ", node(),
+                   ": /dev/nbdN cannot while it is there; 'ibnbd-client remap' adopts the new size "
+                   "when it is not in use"));
 }
 
 absl::Status NbdDevice::Stop(std::int64_t timeout_ms) {

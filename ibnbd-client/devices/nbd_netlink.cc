@@ -170,15 +170,6 @@ absl::Status NbdReconfigure(int index, const char* identifier, std::span<const i
                     : ErrnoStatus(error, absl::StrCat("take over /dev/nbd", index));
 }
 
-absl::Status NbdSetSize(int index, std::uint64_t size_bytes) {
-  Request request;
-  RETURN_IF_ERROR(request.Begin(NBD_CMD_RECONFIGURE));
-  request.Put(NBD_ATTR_INDEX, static_cast<std::uint32_t>(index));
-  request.Put64(NBD_ATTR_SIZE_BYTES, size_bytes);
-  const int error = request.Run();
-  return error == 0 ? absl::OkStatus() : ErrnoStatus(error, absl::StrCat("resize /dev/nbd", index));
-}
-
 absl::StatusOr<bool> NbdIsConnected(int index) {
   Request request;
   RETURN_IF_ERROR(request.Begin(NBD_CMD_STATUS));

@@ -28,7 +28,6 @@ absl::StatusOr<int> NbdConnect(const NbdConnectOptions& options, std::span<const
 absl::Status NbdDisconnect(int index);
 // New sockets for dead ones.
 absl::Status NbdReconfigure(int index, const char* identifier, std::span<const int> sockets);
-absl::Status NbdSetSize(int index, std::uint64_t size_bytes);
 absl::StatusOr<bool> NbdIsConnected(int index);
 
 }  // namespace ibnbd::client
