@@ -138,19 +138,27 @@ absl::Status RunForeground(const MapRequest& request, const DaemonOptions& optio
   const std::unique_ptr<DeviceLoops> loops = DeviceLoops::Start(options.loop_count);
   SessionTable sessions(*loops, options.session_name, 0, options.memory);
   const DeviceNames names(options.runtime_directory + "/devices");
-  ASSIGN_OR_RETURN(const std::unique_ptr<MappedVolume> volume,
-                   MappedVolume::Map(*loops, sessions, request, {}));
-  const std::string node = volume->node();
-  if (const absl::Status named = names.Add(node, request.uri); !named.ok()) {
-    LOG_WARN("no stable name for ", node, ": ", named.message());
-  }
+  names.RemoveStale(nullptr);
+  std::string node;
+  absl::StatusOr<UniqueFd> named;
+  MappedVolume::Options how;
+  how.before_use = [&](int index, const ibnbd_device_info&) {
+    node = NodeOf(request.kind, index);
+    named = names.WriteHeld(node, request.uri);
+    if (!named.ok()) LOG_WARN("no stable name for ", node, ": ", named.status().message());
+    return absl::OkStatus();
+  };
+  const auto volume = MappedVolume::Map(*loops, sessions, request, how);
+  if (!volume.ok() && !node.empty()) names.Remove(node);
+  if (!volume.ok()) return volume.status();
+  DeviceNames::Announce(node);
   std::printf("%s\n", node.c_str());
   std::fflush(stdout);
   sd_notify(0, "READY=1");
   WaitForSignal(signals);
   sd_notify(0, "STOPPING=1");
   names.Remove(node);
-  const absl::Status status = volume->Unmap(request.timeout_ms);
+  const absl::Status status = (*volume)->Unmap(request.timeout_ms);
   DeviceNames::Announce(node);
   if (status.ok()) return status;
   // What the kernel has not given back refers to our memory.

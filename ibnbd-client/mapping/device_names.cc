@@ -2,20 +2,35 @@
 // See device_names.h.
 #include "ibnbd-client/mapping/device_names.h"
 
-#include <sys/stat.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 
 namespace ibnbd::client {
 namespace {
+
+constexpr const char* kFresh = ".new";  // Until it is written.
+constexpr const char* kHeldLine = "IBNBD_HELD=1\n";
+
+// Whether its writer was to take it away by himself.
+bool WasHeld(int fd) {
+  char text[8192];
+  const ssize_t size = ::read(fd, text, sizeof(text));
+  return size > 0 &&
+         absl::EndsWith(absl::string_view(text, static_cast<std::size_t>(size)), kHeldLine);
+}
 
 // What udev leaves as it is in the names of links; bytes above ASCII too, if they are UTF-8.
 bool StaysInNames(char c) {
@@ -52,20 +67,53 @@ std::string DeviceNames::FileOf(const std::string& node) const {
   return absl::StrCat(directory_, "/", std::filesystem::path(node).filename().string());
 }
 
-absl::Status DeviceNames::Add(const std::string& node, const Uri& uri) const {
+// The lock is taken before anybody can see the file.
+absl::StatusOr<UniqueFd> DeviceNames::Replace(const std::string& node, const Uri& uri,
+                                              bool hold) const {
   std::error_code error;
   std::filesystem::create_directories(directory_, error);
   const std::string path = FileOf(node);
-  std::ofstream file(path, std::ios::trunc);
-  file << "IBNBD_LINK=" << LinkNameOf(uri) << '\n';
-  file.close();
-  if (!file) return ErrnoStatus(errno, path);
-  Announce(node);
-  return absl::OkStatus();
+  const std::string fresh = path + kFresh;
+  const std::string text =
+      absl::StrCat("IBNBD_LINK=", LinkNameOf(uri), "\n", hold ? kHeldLine : "");
+  (void)::unlink(fresh.c_str());
+  UniqueFd file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (!file.valid()) return ErrnoStatus(errno, path);
+  if (hold && ::flock(file.get(), LOCK_EX | LOCK_NB) != 0) return ErrnoStatus(errno, path);
+  const ssize_t written = ::write(file.get(), text.data(), text.size());
+  if (written != static_cast<ssize_t>(text.size())) {
+    return ErrnoStatus(written < 0 ? errno : ENOSPC, path);
+  }
+  if (::rename(fresh.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, path);
+  return file;
 }
 
-void DeviceNames::Remove(const std::string& node) const {
-  (void)std::remove(FileOf(node).c_str());  // It may not be there.
+absl::Status DeviceNames::Write(const std::string& node, const Uri& uri) const {
+  return Replace(node, uri, false).status();
+}
+
+absl::StatusOr<UniqueFd> DeviceNames::WriteHeld(const std::string& node, const Uri& uri) const {
+  return Replace(node, uri, true);
+}
+
+void DeviceNames::Remove(const std::string& node) const { (void)::unlink(FileOf(node).c_str()); }
+
+void DeviceNames::RemoveStale(const std::vector<std::string>* known) const {
+  std::error_code error;
+  std::vector<std::string> nodes;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_, error)) {
+    if (entry.path().extension() != kFresh)
+      nodes.push_back("/dev/" + entry.path().filename().string());
+  }
+  for (const std::string& node : nodes) {
+    if (known != nullptr && std::find(known->begin(), known->end(), node) != known->end()) continue;
+    const UniqueFd file(::open(FileOf(node).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!file.valid() || ::flock(file.get(), LOCK_EX | LOCK_NB) != 0) continue;
+    if (known == nullptr && !WasHeld(file.get())) continue;
+    LOG_INFO(FileOf(node), ": the device that it names was left by a process that was killed");
+    Remove(node);
+    Announce(node);
+  }
 }
 
 void DeviceNames::Announce(const std::string& node) {

@@ -51,27 +51,78 @@ TEST(LinkNameOf, HasNothingThatUdevWouldSplitOrReplace) {
   EXPECT_EQ(LinkOf("h", "v\xc3\xa4"), "ibnbd/h/v\\xc3\\xa4");
 }
 
-TEST(DeviceNames, WritesAFileForUdevAndTakesItAway) {
-  const std::string directory = ::testing::TempDir() + "/names";
-  std::filesystem::remove_all(directory);
-  const DeviceNames names(directory);
-  Uri uri;
-  uri.scheme = "tcp";
-  uri.host = "h";
-  uri.export_name = "v";
-  // The node of a disk that no machine has: the event goes nowhere.
-  ASSERT_TRUE(names.Add("/dev/ublkb-no-such", uri).ok());
-  std::ifstream file(directory + "/ublkb-no-such");
+// The nodes are of disks that no machine has: the events go nowhere.
+class DeviceNamesTest : public ::testing::Test {
+ protected:
+  DeviceNamesTest() { std::filesystem::remove_all(directory_); }
+  ~DeviceNamesTest() override { std::filesystem::remove_all(directory_); }
+  static Uri Named(const char* name) {
+    Uri uri;
+    uri.scheme = "tcp";
+    uri.host = "h";
+    uri.export_name = name;
+    return uri;
+  }
+  [[nodiscard]] bool Exists(const std::string& name) const {
+    return std::filesystem::exists(directory_ + "/" + name);
+  }
+
+  const std::string directory_ = ::testing::TempDir() + "/names";
+  const DeviceNames names_{directory_};
+};
+
+TEST_F(DeviceNamesTest, WritesAFileForUdevAndTakesItAway) {
+  ASSERT_TRUE(names_.Write("/dev/ublkb-no-such", Named("v")).ok());
+  ASSERT_TRUE(names_.Write("/dev/ublkb-no-such", Named("w")).ok());
+  std::ifstream file(directory_ + "/ublkb-no-such");
   std::string line;
   std::getline(file, line);
-  EXPECT_EQ(line, "IBNBD_LINK=ibnbd/h/v");
-  names.Remove("/dev/ublkb-no-such");
-  EXPECT_FALSE(std::filesystem::exists(directory + "/ublkb-no-such"));
+  EXPECT_EQ(line, "IBNBD_LINK=ibnbd/h/w");
+  EXPECT_FALSE(std::getline(file, line));
+  EXPECT_FALSE(Exists("ublkb-no-such.new"));
+  names_.Remove("/dev/ublkb-no-such");
+  EXPECT_FALSE(Exists("ublkb-no-such"));
 }
+
+TEST_F(DeviceNamesTest, TakesAwayWhatNobodyHoldsAnyMore) {
+  ASSERT_TRUE(names_.Write("/dev/of-the-daemon", Named("a")).ok());
+  absl::StatusOr<UniqueFd> held = names_.WriteHeld("/dev/held", Named("b"));
+  ASSERT_TRUE(held.ok()) << held.status();
+  names_.RemoveStale(nullptr);
+  EXPECT_TRUE(Exists("of-the-daemon"));
+  EXPECT_TRUE(Exists("held"));
+  held->Reset();  // As the end of its process does.
+  names_.RemoveStale(nullptr);
+  EXPECT_TRUE(Exists("of-the-daemon"));
+  EXPECT_FALSE(Exists("held"));
+}
+
+TEST_F(DeviceNamesTest, TakesAwayWhatIsNotKnown) {
+  ASSERT_TRUE(names_.Write("/dev/known", Named("a")).ok());
+  ASSERT_TRUE(names_.Write("/dev/gone", Named("b")).ok());
+  const absl::StatusOr<UniqueFd> held = names_.WriteHeld("/dev/held", Named("c"));
+  ASSERT_TRUE(held.ok()) << held.status();
+  const std::vector<std::string> known = {"/dev/known"};
+  names_.RemoveStale(&known);
+  EXPECT_TRUE(Exists("known"));
+  EXPECT_FALSE(Exists("gone"));
+  EXPECT_TRUE(Exists("held"));
+}
+
+TEST_F(DeviceNamesTest, GivesWhatWasHeldToWhoGetsTheSameNumber) {
+  absl::StatusOr<UniqueFd> held = names_.WriteHeld("/dev/x", Named("a"));
+  ASSERT_TRUE(held.ok()) << held.status();
+  held->Reset();
+  ASSERT_TRUE(names_.Write("/dev/x", Named("b")).ok());
+  names_.RemoveStale(nullptr);
+  EXPECT_TRUE(Exists("x"));
+}
+
+TEST_F(DeviceNamesTest, HasNothingToTakeAwayWithoutItsDirectory) { names_.RemoveStale(nullptr); }
 
 TEST(DeviceNames, SaysWhereItCannotWrite) {
   const DeviceNames names("/proc/no/such");
-  const absl::Status status = names.Add("/dev/ublkb0", Uri());
+  const absl::Status status = names.Write("/dev/ublkb0", Uri());
   EXPECT_FALSE(status.ok());
   EXPECT_NE(status.message().find("/proc/no/such/ublkb0"), absl::string_view::npos) << status;
 }

@@ -63,13 +63,23 @@ void DeviceTable::Unclaim(const SlotPtr& slot) {
 }
 
 void DeviceTable::Drop(const SlotPtr& slot) {
-  absl::MutexLock lock(&mutex_);
-  slot->gone = true;
-  slot->busy = false;
-  slots_.erase(std::remove(slots_.begin(), slots_.end(), slot), slots_.end());
-  const SessionKey key = KeyOf(*slot);
-  const auto has_key = [&key](const SlotPtr& other) { return KeyOf(*other) == key; };
-  if (std::none_of(slots_.begin(), slots_.end(), has_key)) sessions_.Forget(key);
+  const std::string& node = slot->record.node;
+  {
+    absl::MutexLock lock(&mutex_);
+    slot->gone = true;
+    slot->busy = false;
+    slots_.erase(std::remove(slots_.begin(), slots_.end(), slot), slots_.end());
+    const SessionKey key = KeyOf(*slot);
+    bool key_is_used = false;
+    bool node_is_used = node.empty();  // By who got its number meanwhile: the name is that one's.
+    for (const SlotPtr& other : slots_) {
+      key_is_used |= KeyOf(*other) == key;
+      node_is_used |= other->record.node == node;
+    }
+    if (!key_is_used) sessions_.Forget(key);
+    if (!node_is_used) names_.Remove(node);
+  }
+  if (!node.empty()) DeviceNames::Announce(node);
 }
 
 // A place for a volume that is not mapped yet, claimed.
@@ -109,9 +119,14 @@ absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
     slot->volume = std::move(volume);
     slot->problem.clear();
   }
-  const absl::Status named = names_.Add(slot->record.node, slot->record.request.uri);
-  if (!named.ok()) LOG_WARN("no stable name for ", slot->record.node, ": ", named.message());
+  if (adopt) WriteName(*slot);
+  DeviceNames::Announce(slot->record.node);
   return absl::OkStatus();
+}
+
+void DeviceTable::WriteName(const Slot& slot) {
+  const absl::Status named = names_.Write(slot.record.node, slot.record.request.uri);
+  if (!named.ok()) LOG_WARN("no stable name for ", slot.record.node, ": ", named.message());
 }
 
 // Before the device can be used: what nobody has written down, nobody would go on with.
@@ -126,6 +141,7 @@ absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index,
     // The session has been told: what it has is written down with it, and may change.
     slot->record.request.wishes = {};
   }
+  WriteName(*slot);
   return Save();
 }
 
@@ -160,6 +176,8 @@ absl::Status DeviceTable::WaitForTakeOvers(const MapRequest& request) {
 
 absl::StatusOr<DeviceReport> DeviceTable::Map(MapRequest request) {
   RETURN_IF_ERROR(WaitForTakeOvers(request));
+  // nbd: the device is there a moment before its name is written.
+  if (request.kind == DeviceKind::kNbd) names_.RemoveStale(nullptr);
   ASSIGN_OR_RETURN(const SlotPtr slot, Reserve(request));
   return MapInto(slot);
 }

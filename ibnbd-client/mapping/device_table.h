@@ -127,6 +127,7 @@ class DeviceTable {
   absl::Status WaitForTakeOvers(const MapRequest& request);
   absl::StatusOr<SlotPtr> Reserve(const MapRequest& request);
   absl::Status Start(const SlotPtr& slot, bool adopt);
+  void WriteName(const Slot& slot);
   absl::Status TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force);
   absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot);
   void Drop(const SlotPtr& slot);

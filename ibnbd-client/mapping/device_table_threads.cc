@@ -54,16 +54,19 @@ absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
 void DeviceTable::RemoveUnknown() {
   std::vector<int> ublk;
   std::vector<int> nbd;
+  std::vector<std::string> nodes;
   {
     absl::MutexLock lock(&mutex_);
     for (const SlotPtr& slot : slots_) {
       if (slot->record.request.index < 0) return;
+      nodes.push_back(slot->record.node);
       const bool is_ublk = slot->record.request.kind == DeviceKind::kUblk;
       (is_ublk ? ublk : nbd).push_back(slot->record.request.index);
     }
   }
   RemoveUnknownUblkDevices(sessions_.client_id(), ublk);
   RemoveUnknownNbdDevices(sessions_.client_id(), nbd);
+  names_.RemoveStale(&nodes);
 }
 
 void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
