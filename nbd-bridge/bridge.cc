@@ -169,12 +169,16 @@ void Bridge::StartLoops() {
   sigfillset(&all);
   (void)pthread_sigmask(SIG_SETMASK, &all, &before);  // Cannot fail.
   for (Loop& loop : loops_) {
-    loop.thread = std::thread([&loop] {
-      if (absl::Status status = loop.events->Run(); !status.ok()) {
+    loop.ended = std::make_unique<std::binary_semaphore>(0);
+    loop.thread = std::thread([events = loop.events.get(), ended = loop.ended.get()] {
+      if (absl::Status status = events->Run(); !status.ok()) {
         LOG_ERROR("an event loop cannot run: ", status.message());
         CHECK(status.ok());
       }
+      ended->release();
     });
+    (void)pthread_setname_np(loop.thread.native_handle(),
+                             absl::StrCat("nbd-loop-", &loop - loops_.data()).c_str());
   }
   (void)pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
@@ -191,9 +195,10 @@ void Bridge::TakeClient(UniqueFd socket) {
   SetUp(socket);
   Loop& loop = loops_[next_loop_];
   next_loop_ = (next_loop_ + 1) % loops_.size();
-  loop.events->Post([&loop, socket = std::move(socket), peer = std::move(peer)]() mutable {
-    NbdConnection::Start(*loop.context, std::move(socket), std::move(peer));
-  });
+  loop.events->Post(
+      [context = loop.context.get(), socket = std::move(socket), peer = std::move(peer)]() mutable {
+        NbdConnection::Start(*context, std::move(socket), std::move(peer));
+      });
 }
 
 void Bridge::Resume(std::vector<HandedClient> clients) {
@@ -207,9 +212,9 @@ void Bridge::Resume(std::vector<HandedClient> clients) {
     SetUp(client.socket);  // The one before had no time to if it only accepted it.
     connection_count_.fetch_add(1, std::memory_order_relaxed);
     Loop& loop = loops_[next_of_resumed_++ % loops_.size()];
-    loop.events->Post([&loop, socket = std::move(client.socket), peer = std::move(peer),
-                       state = *std::move(state)]() mutable {
-      NbdConnection::Resume(*loop.context, std::move(socket), std::move(peer), state);
+    loop.events->Post([context = loop.context.get(), socket = std::move(client.socket),
+                       peer = std::move(peer), state = *std::move(state)]() mutable {
+      NbdConnection::Resume(*context, std::move(socket), std::move(peer), state);
     });
   }
 }
@@ -233,10 +238,10 @@ Predecessor Bridge::Describe() {
   };
   const auto gathering = std::make_shared<Gathering>();
   for (Loop& loop : loops_) {
-    loop.events->Post([gathering, &loop] {
+    loop.events->Post([gathering, context = loop.context.get()] {
       {
         const std::lock_guard<std::mutex> lock(gathering->mutex);
-        gathering->states.insert(loop.context->served.begin(), loop.context->served.end());
+        gathering->states.insert(context->served.begin(), context->served.end());
       }
       gathering->answers.release();
     });
@@ -260,8 +265,10 @@ Predecessor Bridge::Describe() {
 // of them are, before the first loop drains.
 void Bridge::StopAccepting() {
   constexpr std::chrono::seconds kPatience(5);  // No more than a turn of the first loop is due.
-  loops_[0].events->Post([this] {
-    for (const auto& acceptor : acceptors_) acceptor->Stop();
+  std::vector<Acceptor*> acceptors;
+  for (const auto& acceptor : acceptors_) acceptors.push_back(acceptor.get());
+  loops_[0].events->Post([acceptors = std::move(acceptors)] {
+    for (Acceptor* acceptor : acceptors) acceptor->Stop();
   });
   for (std::size_t i = 0; i < acceptors_.size(); ++i) {
     if (acceptors_gone_.try_acquire_for(kPatience)) continue;
@@ -270,25 +277,54 @@ void Bridge::StopAccepting() {
   }
 }
 
-// False: there are connections left.
+// False: there are connections left, or threads.
 bool Bridge::JoinLoops() {
+  constexpr std::int64_t kTurnNs = 2 * kNsPerSecond;  // More than a turn of a loop takes.
   stopped_ = true;
-  const std::int64_t deadline_ns = clock_.NowNs() + options_.stop_timeout_ms * kNsPerMs;
   StopAccepting();
+  const std::int64_t deadline_ns = clock_.NowNs() + options_.stop_timeout_ms * kNsPerMs;
   for (Loop& loop : loops_) loop.events->StartDrain(deadline_ns);
-  for (Loop& loop : loops_) loop.thread.join();
+  for (Loop& loop : loops_) {
+    const std::int64_t left_ns = deadline_ns + kTurnNs - clock_.NowNs();
+    loop.hangs = !loop.ended->try_acquire_for(std::chrono::nanoseconds(left_ns));
+    if (!loop.hangs) {
+      loop.thread.join();
+      continue;
+    }
+    LOG_ERROR("thread nbd-loop-", &loop - loops_.data(), " hangs; its clients are lost");
+    loop.thread.detach();
+  }
   sockets_.clear();
+  if (loops_[0].hangs) {
+    static auto* const left = new std::vector<std::unique_ptr<Acceptor>>;  // To the thread.
+    std::move(acceptors_.begin(), acceptors_.end(), std::back_inserter(*left));
+  }
   acceptors_.clear();
-  return connection_count_.load(std::memory_order_relaxed) == 0;
+  return connection_count_.load(std::memory_order_relaxed) == 0 && !AnyHangs();
+}
+
+bool Bridge::AnyHangs() const {
+  return std::any_of(loops_.begin(), loops_.end(), [](const Loop& loop) { return loop.hangs; });
+}
+
+bool Bridge::AllAlive() {
+  const bool sessions_answer = volumes_->AllAlive();
+  if (unanswered_.load(std::memory_order_acquire) != 0) return false;
+  unanswered_.store(static_cast<std::uint32_t>(loops_.size()), std::memory_order_relaxed);
+  for (Loop& loop : loops_) {
+    loop.events->Post([this] { unanswered_.fetch_sub(1, std::memory_order_release); });
+  }
+  return sessions_answer;
 }
 
 bool Bridge::StopFor(std::vector<HandedClient>* clients) {
   for (Loop& loop : loops_) {
-    loop.events->Post([&loop] { loop.context->hand_over = true; });
+    loop.events->Post([context = loop.context.get()] { context->hand_over = true; });
   }
   for (ListenSocket& socket : sockets_) socket.Leave();
   const bool clean = JoinLoops();
   for (Loop& loop : loops_) {
+    if (loop.hangs) continue;
     std::move(loop.context->handed_over.begin(), loop.context->handed_over.end(),
               std::back_inserter(*clients));
   }
@@ -299,7 +335,9 @@ bool Bridge::StopFor(std::vector<HandedClient>* clients) {
 // Clients of a volume that is not flushed are closed: the error was ours to tell them, and through
 // the next process their next flush would succeed.
 bool Bridge::FlushFor(std::vector<HandedClient>* clients) {
-  const std::vector<bool> flushed = volumes_->Flush(options_.stop_timeout_ms);
+  std::vector<bool> usable;  // What a thread that hangs was told was for its clients.
+  for (const Loop& loop : loops_) usable.push_back(!loop.hangs);
+  const std::vector<bool> flushed = volumes_->Flush(options_.stop_timeout_ms, usable);
   std::erase_if(*clients, [&](const HandedClient& client) {
     const auto state = ParseClientState(client.state);
     if (state.ok() && state->is_new) return false;
@@ -315,6 +353,12 @@ bool Bridge::FlushFor(std::vector<HandedClient>* clients) {
 bool Bridge::Stop() { return stopped_ || CloseAll(JoinLoops()); }
 
 bool Bridge::CloseAll(bool clean) {
+  if (AnyHangs() || !volumes_->Answer()) {
+    // Nothing can be taken down below it; the kernel can.
+    LOG_ERROR("a thread hangs; the volumes close with the end of the process");
+    (void)volumes_.release();
+    clean = false;
+  }
   if (clean) {
     // Buffers go before the sessions that they are registered with.
     loops_.clear();
@@ -324,7 +368,7 @@ bool Bridge::CloseAll(bool clean) {
   LOG_WARN("gave up waiting for outstanding IO");
   // The IOs come back from inside this call, into connections that stay as they are: the process
   // ends anyway.
-  volumes_->Close(0);
+  if (volumes_ != nullptr) volumes_->Close(0);
   static auto* const given_up = new std::vector<Loop>;  // Never destroyed.
   std::move(loops_.begin(), loops_.end(), std::back_inserter(*given_up));
   loops_.clear();

@@ -60,9 +60,14 @@ class Bridge {
   // Likewise, but clients and sockets stay as they are, for the next process: when this returns,
   // nothing of ours executes any more, what clients were told is done is flushed, and the volumes
   // are closed.  `clients` gets those that could be taken from; others are closed, and so are those
-  // of a volume whose flush failed.
+  // of a volume whose flush failed.  A thread that hangs is not waited for: its clients go down
+  // with the process, which must end soon, and this object must not be destroyed if the result is
+  // false.
   bool StopFor(std::vector<HandedClient>* clients);
 
+  // For a watchdog: asks every loop, and every session's thread, for a sign of life; true if all
+  // have answered the question before.  Never waits.
+  bool AllAlive();
   // For one that would succeed us.  Waits for the loops, at most a second or so; of one that does
   // not answer nothing is known.
   Predecessor Describe();
@@ -76,7 +81,9 @@ class Bridge {
     std::unique_ptr<EventLoop> events;
     std::unique_ptr<ConnectionMemoryCache> memory;
     std::unique_ptr<LoopContext> context;
+    std::unique_ptr<std::binary_semaphore> ended;  // Released by the thread, as its last act.
     std::thread thread;
+    bool hangs = false;  // Whatever it has, it has for good.
   };
   explicit Bridge(const BridgeOptions& options);
   absl::Status Listen(Inheritance* inheritance);
@@ -84,6 +91,7 @@ class Bridge {
   void Resume(std::vector<HandedClient> clients);
   void StopAccepting();
   bool JoinLoops();
+  [[nodiscard]] bool AnyHangs() const;
   bool FlushFor(std::vector<HandedClient>* clients);
   bool CloseAll(bool clean);
   void TakeClient(UniqueFd socket);   // On the first loop's thread.
@@ -97,6 +105,7 @@ class Bridge {
   std::vector<Loop> loops_;
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
   std::counting_semaphore<> acceptors_gone_{0};  // Released by each that has.
+  std::atomic<std::uint32_t> unanswered_{0};     // Of AllAlive().
   std::size_t next_loop_ = 0;                    // First loop's thread.
   std::size_t next_of_resumed_ = 0;
   bool stopped_ = false;

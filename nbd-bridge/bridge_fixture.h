@@ -42,6 +42,8 @@ class BridgeTest : public ::testing::Test {
     seen.fail_info = 0;
     seen.can_discard = seen.can_write_zeroes = true;
     seen.hold = false;
+    seen.hang_queue = -1;
+    seen.session_answers = true;
     seen.fail_with = 0;
     seen.fail_flush_on_queue = -1;
     seen.io_depth_max = 1024;

@@ -119,6 +119,7 @@ int ibnbd_session_open(const char* uri, const ibnbd_session_options* options, ib
   return 0;
 }
 
+int ibnbd_session_is_alive(ibnbd_session*) { return switches().session_answers ? 1 : 0; }
 int ibnbd_session_set_policy(ibnbd_session*, uint32_t) { return 0; }
 
 int ibnbd_session_close(ibnbd_session* session, uint32_t) {
@@ -215,6 +216,7 @@ int ibnbd_submit(ibnbd_queue* queue, ibnbd_device* device, ibnbd_io* io) {
 }
 
 int ibnbd_queue_poll(ibnbd_queue* queue, uint32_t) {
+  while (switches().hang_queue == queue->index) ::usleep(1000);
   if (switches().hold) return 0;
   queue->batch.clear();
   queue->batch.swap(queue->pending);

@@ -214,12 +214,48 @@ std::optional<int> OpenVolumes(const ProgramOptions& options, std::optional<Hand
   }
 }
 
+// Tells the service manager now and then that all threads answer.
+class Watchdog {
+ public:
+  explicit Watchdog(Bridge& bridge) : bridge_(bridge) {
+    std::uint64_t interval_us = 0;
+    if (sd_watchdog_enabled(0, &interval_us) <= 0) return;
+    pause_ns_ = std::max<std::int64_t>(static_cast<std::int64_t>(interval_us) * ibnbd::kNsPerUs / 3,
+                                       ibnbd::kNsPerMs);
+  }
+  // For poll(): until it is due; -1: never.
+  [[nodiscard]] int WaitMs() const {
+    if (pause_ns_ < 0) return -1;
+    const std::int64_t left_ns = std::max<std::int64_t>(due_ns_ - clock_.NowNs(), 0);
+    return static_cast<int>(std::min<std::int64_t>(left_ns / ibnbd::kNsPerMs + 1, 3'600'000));
+  }
+  void FeedIfDue() {
+    if (pause_ns_ < 0 || clock_.NowNs() < due_ns_) return;
+    due_ns_ = clock_.NowNs() + pause_ns_;
+    if (bridge_.AllAlive()) {
+      sd_notify(0, "WATCHDOG=1");
+      silent_ = false;
+    } else if (!std::exchange(silent_, true)) {
+      LOG_ERROR("a thread does not answer");
+    }
+  }
+
+ private:
+  Bridge& bridge_;
+  const ibnbd::MonotonicClock clock_;
+  std::int64_t pause_ns_ = -1;
+  std::int64_t due_ns_ = 0;
+  bool silent_ = false;
+};
+
 // Until there is a signal (invalid), or a successor.
 ibnbd::UniqueFd WaitForEnd(int signals, std::optional<HandoverSocket>& door,
                            const std::vector<int>& sockets, Bridge& bridge) {
   pollfd waiting[] = {{signals, POLLIN, 0}, {door ? door->fd() : -1, POLLIN, 0}};
+  Watchdog watchdog(bridge);
   while (true) {
-    if (::poll(waiting, 2, -1) < 0) continue;
+    watchdog.FeedIfDue();
+    if (::poll(waiting, 2, watchdog.WaitMs()) <= 0) continue;
     if (waiting[0].revents != 0) return ibnbd::UniqueFd();
     if (waiting[1].revents == 0) continue;
     auto visitor = door->HandOver(kProgram, sockets,
@@ -291,7 +327,9 @@ int Serve(const ProgramOptions& options) {
       0,
       absl::StrCat("READY=1\nSTATUS=Serving ", (*bridge)->volumes().count(), " volumes").c_str());
   ibnbd::UniqueFd successor = WaitForEnd(signals.get(), door, sockets, **bridge);
-  return End(**bridge, std::move(successor));
+  const int exit_code = End(**bridge, std::move(successor));
+  if (exit_code != 0) (void)bridge->release();  // Threads that hang may still come back.
+  return exit_code;
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // See volume_table.h.
 #include "nbd-bridge/volume_table.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -153,10 +155,29 @@ absl::Status VolumeTable::OpenVolume(const VolumeSpec& spec) {
   return absl::OkStatus();
 }
 
-std::vector<bool> VolumeTable::Flush(std::uint32_t timeout_ms) {
+bool VolumeTable::AllAlive() const {
+  bool all = true;
+  for (ibnbd_session* session : sessions_) all = ibnbd_session_is_alive(session) == 1 && all;
+  return all;
+}
+
+bool VolumeTable::Answer() const {
+  constexpr timespec kPause{0, 10'000'000};
+  const MonotonicClock clock;
+  const std::int64_t deadline_ns = clock.NowNs() + kNsPerSecond;
+  (void)AllAlive();  // Of the time before.
+  while (!AllAlive()) {
+    if (clock.NowNs() >= deadline_ns) return false;
+    (void)::nanosleep(&kPause, nullptr);
+  }
+  return true;
+}
+
+std::vector<bool> VolumeTable::Flush(std::uint32_t timeout_ms, const std::vector<bool>& usable) {
   for (std::size_t i = 0; i < volumes_.size(); ++i) {
     if (volumes_[i].read_only) continue;
     for (std::uint32_t q = 0; q < options_.queue_count; ++q) {
+      if (!usable[q]) continue;
       FlushIo flush{};
       flush.volume = i;
       flush.queue = ibnbd_session_queue(volumes_[i].session, q);

@@ -57,12 +57,17 @@ class VolumeTable final : public NbdExports {
   ~VolumeTable() override;  // Close(), if that was not called.
 
   // What clients were told is done, is so for good: who comes after us cannot know what was not.
-  // On every queue, since what a lost server has lost is told once by each.  Before Close(); no
-  // loop polls the queues any more.  Returns within about `timeout_ms`; false for each volume that
-  // is not known to be flushed, and the log says why.
-  std::vector<bool> Flush(std::uint32_t timeout_ms);
+  // On every queue that is `usable`, since what a lost server has lost is told once by each. Before
+  // Close(); no loop polls those any more.  Returns within about `timeout_ms`; false for each
+  // volume that is not known to be flushed, and the log says why.
+  std::vector<bool> Flush(std::uint32_t timeout_ms, const std::vector<bool>& usable);
   // Fences off what is outstanding; returns within about `timeout_ms`.
   void Close(std::uint32_t timeout_ms);
+
+  // Of the sessions' threads, as Bridge::AllAlive().
+  [[nodiscard]] bool AllAlive() const;
+  // Likewise, but waits a moment for the answers.
+  [[nodiscard]] bool Answer() const;
 
   [[nodiscard]] const Volume& volume(std::size_t index) const { return volumes_[index]; }
   [[nodiscard]] const std::vector<ibnbd_session*>& sessions() const { return sessions_; }
