@@ -299,8 +299,17 @@ absl::Status OpenDoor(const ProgramOptions& options, bool has_taken_over,
   return absl::OkStatus();
 }
 
+void CheckRoomForClients(const ProgramOptions& options) {
+  if (!options.handover_path.empty() || !ibnbd::bridge::HasServiceManager()) return;
+  const std::size_t kept_max = ibnbd::bridge::KeptClientsMax();
+  if (static_cast<std::size_t>(options.bridge.connections_max) <= kept_max) return;
+  LOG_WARN("--connections-max ", options.bridge.connections_max, ": a restart keeps ", kept_max,
+           " clients at most (FileDescriptorStoreMax=, two descriptors for each)");
+}
+
 int Serve(const ProgramOptions& options) {
   ibnbd::RaiseLimits();
+  CheckRoomForClients(options);
   // Before the rest: who has taken over may not fail any more.
   const sigset_t end_signals = EndSignals();
   const ibnbd::UniqueFd signals(::signalfd(-1, &end_signals, SFD_CLOEXEC));

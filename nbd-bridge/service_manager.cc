@@ -6,6 +6,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -26,6 +28,10 @@ namespace {
 
 // A client is two descriptors of one name: its socket, and a file with its state.
 constexpr char kClientPrefix[] = "nbd-client-";
+constexpr std::size_t kDescriptorsOfClient = 2;
+// The next process gets all names in one variable of its environment, which Linux limits to 128
+// KiB: with more it could not be started at all.  A name has up to 24 bytes.
+constexpr std::size_t kClientsMax = 2048;
 
 absl::StatusOr<UniqueFd> FileWith(const std::string& text) {
   UniqueFd file(memfd_create("nbd-client", MFD_CLOEXEC));
@@ -94,12 +100,27 @@ void ForgetInServiceManager(const std::vector<std::string>& names) {
 
 bool HasServiceManager() { return std::getenv("NOTIFY_SOCKET") != nullptr; }
 
+std::size_t KeptClientsMax() {
+  std::size_t descriptors = 0;
+  const char* limit = std::getenv("FDSTORE");
+  if (limit == nullptr || !absl::SimpleAtoi(limit, &descriptors)) return kClientsMax;
+  return std::min(descriptors / kDescriptorsOfClient, kClientsMax);
+}
+
 bool LeaveToServiceManager(const std::vector<HandedClient>& clients) {
   constexpr std::uint64_t kPatienceUs = 5'000'000;
   bool all = true;
   std::size_t number = 0;
+  const std::size_t clients_max = KeptClientsMax();
   for (const HandedClient& client : clients) {
-    const auto status = Leave(client, absl::StrCat(kClientPrefix, ::getpid(), "-", ++number));
+    if (++number > clients_max) {
+      all = false;
+      LOG_ERROR("closed the connections of ", clients.size() - clients_max,
+                " clients: the service manager keeps those of ", clients_max,
+                " (FileDescriptorStoreMax=, two descriptors for each)");
+      break;
+    }
+    const auto status = Leave(client, absl::StrCat(kClientPrefix, ::getpid(), "-", number));
     if (status.ok()) continue;
     all = false;
     LOG_ERROR("closed the connection of ", PeerOf(client.socket.get()), ": ", status.message());

@@ -23,7 +23,11 @@ void ForgetInServiceManager(const std::vector<std::string>& names);
 
 // True if there is one to leave something to; whether it keeps it is its business.
 bool HasServiceManager();
-// False: not all of them could be left to it; the log says why.
+// How many clients it keeps.  systemd drops what is more (FileDescriptorStoreMax=), and says so
+// only in its own log; before version 254 the number is not known here.
+std::size_t KeptClientsMax();
+// Those beyond KeptClientsMax() are not.  False: not all of them could be left to it; the log says
+// why.
 bool LeaveToServiceManager(const std::vector<HandedClient>& clients);
 
 }  // namespace ibnbd::bridge

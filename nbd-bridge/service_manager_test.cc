@@ -89,6 +89,29 @@ TEST_F(ServiceManagerTest, IsGivenASocketAndAStateOfEachClientUnderOneName) {
   EXPECT_EQ(log_, "");
 }
 
+TEST_F(ServiceManagerTest, IsGivenNoMoreThanItKeeps) {
+  for (const char* kept : {"2", "3"}) {
+    SCOPED_TRACE(kept);
+    log_.clear();
+    ::setenv("FDSTORE", kept, 1);
+    std::thread manager([this] {
+      std::size_t descriptors = 0;
+      EXPECT_THAT(Hear(&descriptors), ::testing::StartsWith("FDSTORE=1\n"));
+      EXPECT_EQ(Hear(&descriptors), "BARRIER=1");
+    });
+    EXPECT_FALSE(LeaveToServiceManager(clients_));
+    manager.join();
+    EXPECT_THAT(log_, ::testing::HasSubstr("closed the connections of 1 clients: the service "
+                                           "manager keeps those of 1 (FileDescriptorStoreMax="));
+  }
+  ::setenv("FDSTORE", "1000000", 1);
+  // All names at once must fit into the next process's environment.
+  const std::size_t name = std::string("nbd-client-4194304-2048:").size();
+  EXPECT_LT(KeptClientsMax() * 2 * name, 128u * 1024 - std::string("LISTEN_FDNAMES=").size());
+  ::unsetenv("FDSTORE");
+  EXPECT_GT(KeptClientsMax(), 256u);
+}
+
 TEST_F(ServiceManagerTest, AClientWhoCannotBeGivenIsNamed) {
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
