@@ -5,11 +5,12 @@
 //
 // Within one server a volume may be exported once for writing and any number of times read-only.
 // flock knows descriptors, not processes, and would refuse that: so while one of ours holds the
-// exclusive lock, our readers go without, and get theirs back when the writer leaves.  Any control
-// thread.
+// exclusive lock, our readers go without, and get theirs back when the writer leaves.  A file
+// system that does not answer keeps those waiting who want a lock on the same volume, and nobody
+// else.  Any control thread.
 #pragma once
 
-#include <cstdint>
+#include <memory>
 
 namespace ibnbd {
 
@@ -25,10 +26,12 @@ class VolumeLock {
   int TryLock(int fd, bool exclusive);
 
  private:
+  struct Group;
+  struct Registry;
+
   int fd_ = -1;  // Not owned; -1: not locked.
   bool exclusive_ = false;
-  std::uint64_t device_ = 0;  // Which volume it is.
-  std::uint64_t inode_ = 0;
+  std::shared_ptr<Group> group_;  // All of this volume.
 };
 
 }  // namespace ibnbd

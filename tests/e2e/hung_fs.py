@@ -2,7 +2,8 @@
 """A file system with one file, "vol.img" in memory, that stops answering: hung_fs.py DIRECTORY HANG_FILE SIZE.
 
 Mounts itself on DIRECTORY (FUSE, by hand: no library), says "mounted", and answers until there is a file HANG_FILE; then nothing,
-until that is gone.  While there is HANG_FILE.half the file has half its size, of which the kernel is not told.  Exit code 77: it may not mount here.
+until that is gone.  A HANG_FILE that says "locks" is about these only.
+While there is HANG_FILE.half the file has half its size, of which the kernel is not told.  Exit code 77: it may not mount here.
 """
 import ctypes
 import errno
@@ -13,7 +14,9 @@ import time
 
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE = 1, 2, 3, 4, 14, 15, 16, 17, 18
 FSYNC, FLUSH, INIT, INTERRUPT, BATCH_FORGET = 20, 25, 26, 36, 42
+SETLK, SETLKW = 32, 33
 ROOT, FILE = 1, 2
+FLOCK_LOCKS = 1 << 10  # Whoever locks the file asks us.
 DIRECT_IO = 1
 
 
@@ -25,7 +28,7 @@ def attributes(node, size):
 def answer(opcode, node, body, content, size):
     """The body of the answer, or an errno."""
     if opcode == INIT:
-        return struct.pack("<4I2H2I2HI7I", 7, 31, 65536, 0, 16, 12, 131072, 1, 32, 0, 0, *[0] * 7)
+        return struct.pack("<4I2H2I2HI7I", 7, 31, 65536, FLOCK_LOCKS, 16, 12, 131072, 1, 32, 0, 0, *[0] * 7)
     if opcode == LOOKUP:
         if body.rstrip(b"\0") != b"vol.img":
             return errno.ENOENT
@@ -43,9 +46,17 @@ def answer(opcode, node, body, content, size):
         return struct.pack("<2I", length, 0)
     if opcode == STATFS:
         return struct.pack("<5Q4I6I", 0, 0, 0, 0, 0, 4096, 255, 4096, 0, *[0] * 6)
-    if opcode in (RELEASE, FLUSH, FSYNC):
+    if opcode in (RELEASE, FLUSH, FSYNC, SETLK, SETLKW):
         return b""
     return errno.ENOSYS
+
+
+def hangs(hang_file, opcode):
+    try:
+        with open(hang_file) as file:
+            return "locks" not in file.read() or opcode in (SETLK, SETLKW)
+    except FileNotFoundError:
+        return False
 
 
 def main():
@@ -61,7 +72,7 @@ def main():
     while True:
         request = os.read(device, 1 << 20)
         _, opcode, unique, node = struct.unpack_from("<2I2Q", request)
-        while os.path.exists(hang_file):
+        while hangs(hang_file, opcode):
             time.sleep(0.05)
         if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
             continue

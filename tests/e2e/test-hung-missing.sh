@@ -125,6 +125,17 @@ rm "$work/hang"
 says "export late: file $work/late.img"
 served late "the file system answers after the start"
 
+# A lock that is not answered is in nobody else's way.
+exports "$late" "$good" "first=$work/place/vol.img" "more=$work/more.img" >"$work/server.toml"
+echo locks >"$work/hang"
+reloads=$(count "reload: done")
+kill -HUP "$server_pid"
+wait_for 30 more_than "reload: done" "$reloads" || fail "no reload while a lock hangs"
+served more "a lock hangs"
+rm "$work/hang"
+says "export first: file"
+served first "the lock is answered"
+
 # A successor does not take over what it cannot look at.  (The kernel lets it end when its question is answered.)
 : >"$work/hang"
 start successor ibnbd-server --handover "$work/door" --export "$late,ro" --listen "$uri"
