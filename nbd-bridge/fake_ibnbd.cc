@@ -216,7 +216,10 @@ int ibnbd_submit(ibnbd_queue* queue, ibnbd_device* device, ibnbd_io* io) {
 }
 
 int ibnbd_queue_poll(ibnbd_queue* queue, uint32_t) {
-  while (switches().hang_queue == queue->index) ::usleep(1000);
+  const bool hangs = switches().hang_queue == queue->index;
+  while (hangs && (switches().hang_queue == queue->index || switches().hangs_for_good)) {
+    ::usleep(1000);
+  }
   if (switches().hold) return 0;
   queue->batch.clear();
   queue->batch.swap(queue->pending);

@@ -19,8 +19,9 @@ struct Switches {
   std::atomic<int> fail_info{0};            // What ibnbd_device_get_info() ends with, if not 0.
   std::atomic<bool> can_discard{true};
   std::atomic<bool> can_write_zeroes{true};
-  std::atomic<bool> hold{false};    // IOs wait, as when the server is lost.
-  std::atomic<int> hang_queue{-1};  // Who polls that one does not come back while it is so.
+  std::atomic<bool> hold{false};            // IOs wait, as when the server is lost.
+  std::atomic<int> hang_queue{-1};          // Who polls that one does not come back while it is so.
+  std::atomic<bool> hangs_for_good{false};  // Nor, if so, does he later.
   std::atomic<bool> session_answers{true};
   std::atomic<int> fail_with{0};                  // Every IO's result, if not 0.
   std::atomic<int> fail_flush_on_queue{-1};       // Its flushes end with EIO.

@@ -37,6 +37,11 @@ TEST_F(HungThreadTest, AThreadThatHangsIsMissedAndOneThatComesBackIsNot) {
 }
 
 TEST_F(HungThreadTest, AThreadThatHangsCostsItsOwnClients) {
+#ifdef __SANITIZE_THREAD__
+  // It does not see liburing's mappings go, and nobody joins such a thread: rings of others that
+  // come to lie at the same place look like races.
+  fake::switches().hangs_for_good = true;
+#endif
   options_.thread_count = 2;
   options_.stop_timeout_ms = 100;
   for (const int hangs : {0, 1}) {
