@@ -11,17 +11,19 @@
 namespace ibnbd::rtrs {
 namespace {
 
-TEST(ChunkFence, WaitersGetTheNumberOneByOneAndTheLastLeavesItFree) {
+TEST(ChunkFence, WaitersGetTheNumberInTheOrderOfTheirArrivalAndTheLastLeavesItFree) {
   ChunkFence fence(2);
-  ServerRequest first, second, third;
+  ServerRequest first, second, third, fourth, fifth;
   ASSERT_TRUE(fence.Enter(first));
   EXPECT_FALSE(fence.Enter(second));
   EXPECT_FALSE(fence.Enter(third));
-  ServerRequest* next = fence.Leave(first);
-  ASSERT_TRUE(next == &second || next == &third);
-  ServerRequest* last = fence.Leave(*next);
-  ASSERT_EQ(last, next == &second ? &third : &second);
-  EXPECT_EQ(fence.Leave(*last), nullptr);
+  EXPECT_FALSE(fence.Enter(fourth));
+  EXPECT_EQ(fence.Leave(first), &second);
+  EXPECT_FALSE(fence.Enter(fifth));
+  EXPECT_EQ(fence.Leave(second), &third);
+  EXPECT_EQ(fence.Leave(third), &fourth);
+  EXPECT_EQ(fence.Leave(fourth), &fifth);
+  EXPECT_EQ(fence.Leave(fifth), nullptr);
   EXPECT_TRUE(fence.Enter(first));
   EXPECT_EQ(fence.Leave(first), nullptr);
 }

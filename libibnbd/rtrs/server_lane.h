@@ -126,7 +126,7 @@ class ServerLane final : public PortClient {
   void Begin(ServerRequest& request, std::uint32_t off);
   void Execute(ServerRequest& request);
   void ReleaseRequest(ServerRequest& request);
-  void LeaveFence(ServerRequest& request);
+  [[nodiscard]] bool LeaveFence(ServerRequest& request);
   void RequestTurnEnd() { port_.RequestTurnEnd(context_); }
   // server_lane_keys_datapath.cc
   bool NextClose(fabric::SendRequest& send);

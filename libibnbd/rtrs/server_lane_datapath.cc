@@ -113,23 +113,29 @@ void ServerLane::OnRequestComplete(ServerRequest& request, int error) {
   DCHECK(port_.reactor().InThread());
   DCHECK(request.turn_.load(std::memory_order_relaxed) == Turn::kTaken);
   DCHECK_GT(executing_count_, 0u);
-  LeaveFence(request);
+  const bool answers = LeaveFence(request);
   // Abandoned ones count for ever, and who waits for their end waits for ever.
   if (!(IBNBD_CANARY(8) && !open())) --executing_count_;
   executing_seen_.store(executing_count_, std::memory_order_relaxed);
   request.error_ = error;
   RequestTurnEnd();
+  if (!answers) [[unlikely]] {
+    Break("its client went on over another path", 0, Blame::kNetwork);
+  }
   if (!open()) [[unlikely]] {
     return ReleaseRequest(request);  // Abandoned: nobody to answer.
   }
   responses_.PushBack(request);
 }
 
-void ServerLane::LeaveFence(ServerRequest& request) {
+// False: another one of its number is to execute yet, and may be answered, this one not.
+bool ServerLane::LeaveFence(ServerRequest& request) {
   ServerRequest* waiter = pool_->fence().Leave(request);
-  if (waiter != nullptr) [[unlikely]] {
-    ResumeOnItsLane(*waiter);
+  if (waiter == nullptr) [[likely]] {
+    return true;
   }
+  ResumeOnItsLane(*waiter);
+  return false;
 }
 
 void ServerLane::ReleaseRequest(ServerRequest& request) {
