@@ -315,6 +315,33 @@ TEST_F(HostileClient, MalformedControlMessagesAreAnsweredWithEinval) {
   EXPECT_FALSE(client.AnyGone());
 }
 
+// Who lets fences wait for a slow IO of its own takes no room from others.
+TEST_F(HostileClient, AFewFencesWaitPerPathAndAllOthersAreToComeAgain) {
+  FakeBackend& slow = server.exports.Add("slow", std::make_shared<FakeDisk>(FakeGeometry(1 << 20)));
+  slow.HoldIos();
+  RawClient& lost = OpenHostile();
+  proto::OpenRsp device;
+  ASSERT_EQ(lost.OpenDevice("slow", AccessMode::kReadWrite, &device), 0);
+  RawClient& carrier = AddClient(2);
+  carrier.request.paths_uuid = lost.request.paths_uuid;
+  ASSERT_TRUE(carrier.Open(2, "hostile"));
+  const proto::Io io = MakeIo(proto::IoOp::kWrite, device.device_id.get(), 0, 512);
+  lost.Write(1, 15, proto::AsBytes(io), std::vector<std::byte>(512));
+  world.RunFor(kNsPerMs);
+  proto::FencePath fence;
+  fence.recon_cnt = lost.request.recon_cnt;
+  fence.sess_uuid = lost.request.sess_uuid;
+  for (std::uint32_t i = 0; i < 12; ++i) carrier.Write(0, i, proto::AsBytes(fence));
+  world.RunFor(kNsPerSecond);
+  EXPECT_EQ(carrier.responses.size(), 8u);
+  for (const auto& [mem_id, error] : carrier.responses) EXPECT_EQ(error, -EBUSY);
+  slow.Release();
+  world.RunFor(kNsPerSecond);
+  EXPECT_EQ(carrier.responses.size(), 12u);
+  const auto fenced = [](const auto& response) { return response.second == 0; };
+  EXPECT_EQ(std::count_if(carrier.responses.begin(), carrier.responses.end(), fenced), 4);
+}
+
 TEST_F(HostileClient, AFloodOfHeartbeatsIsNotMirrored) {
   RawClient& client = OpenHostile();
   for (int round = 0; round < 20; ++round) {

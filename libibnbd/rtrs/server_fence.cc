@@ -16,7 +16,8 @@
 namespace ibnbd::rtrs {
 namespace {
 
-constexpr std::size_t kFenceWaitsMax = 1024;
+// Over one path, so that nobody can take them from others.  Our client has one at a time.
+constexpr std::ptrdiff_t kFenceWaitsPerCarrierMax = 4;
 
 }  // namespace
 
@@ -33,7 +34,11 @@ void Server::FencePath(ServerPath& carrier, const proto::Uuid& sess_uuid, proto:
     SIM_MARK("server: fenced path was gone already");
     return done(0);
   }
-  if (fence_waits_.size() >= kFenceWaitsMax) return done(-EBUSY);
+  const std::ptrdiff_t waits =
+      std::count_if(fence_waits_.begin(), fence_waits_.end(), [&](const FenceWait& wait) {
+        return wait.paths_uuid == paths_uuid && wait.carrier == carrier_uuid;
+      });
+  if (waits >= kFenceWaitsPerCarrierMax) return done(-EBUSY);
   const std::int64_t deadline_ns = reactor().now_ns() + options_.path.handshake_timeout_ns;
   fence_waits_.push_back({paths_uuid, carrier_uuid, sess_uuid, deadline_ns, std::move(done)});
   if (!fence_timer_.armed()) fence_timer_.ArmAt(deadline_ns);
