@@ -49,6 +49,7 @@ struct SessionSettings {
 struct Ways {
   std::string source;  // The local address to come from, on the way that the URI says; "": any.
   std::string more;    // Other ways, "[SRC@]DST[:PORT]", separated by spaces.
+  bool operator==(const Ways&) const = default;
 };
 
 // What a volume's mapping says about its session; what is not said stays as it is.

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -112,12 +113,39 @@ ibnbd_session* SessionTable::Pin(const SessionKey& key) {
   return entry->session;
 }
 
+SessionTable::Turn::Turn(SessionTable& table, Entry& entry, absl::Duration patience)
+    : table_(table), entry_(entry) {
+  absl::MutexLock lock(&table_.mutex_);
+  failures_before_ = entry_.failure.number;
+  const auto is_free = [this] { return !entry_.taken; };
+  ours_ = table_.mutex_.AwaitWithTimeout(absl::Condition(&is_free), patience);
+  if (ours_) entry_.taken = true;
+}
+
+SessionTable::Turn::~Turn() {
+  absl::MutexLock lock(&table_.mutex_);
+  if (ours_) entry_.taken = false;
+}
+
+absl::Status SessionTable::Turn::FailureOf(const Ways& ways, std::uint32_t left_ms) const {
+  absl::MutexLock lock(&table_.mutex_);
+  const auto& failure = entry_.failure;
+  const bool same =
+      failure.number != failures_before_ && failure.ways == ways && failure.timeout_ms >= left_ms;
+  return same ? failure.why : absl::OkStatus();
+}
+
 absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
                                                      const SessionWishes& wishes,
                                                      std::uint32_t timeout_ms, SessionHaste haste,
                                                      Told* told) {
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(timeout_ms);
   const EntryPtr entry = EntryOf(key);
-  absl::MutexLock opening(&entry->opening);
+  const Turn turn(*this, *entry, absl::Milliseconds(timeout_ms));
+  if (!turn.is_ours()) {
+    return absl::UnavailableError(
+        absl::StrCat("session with ", key.server, ": another command is still opening it"));
+  }
   *told = {};
   told->by = ++last_told_;
   if (ibnbd_session* session = Pin(key); session != nullptr) {
@@ -128,10 +156,18 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
     Leave(key, *entry);
     return status;
   }
-  ASSIGN_OR_RETURN(ibnbd_session * session, Open(key, wishes, timeout_ms, haste, told));
+  const std::int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+  const auto left_ms = static_cast<std::uint32_t>(std::max<std::int64_t>(left, 1));
+  const bool shares = haste == SessionHaste::kFirstTry;
+  if (shares) RETURN_IF_ERROR(turn.FailureOf(wishes.ways, left_ms));
+  const auto session = Open(key, wishes, left_ms, haste, told);
   absl::MutexLock lock(&mutex_);
-  entry->session = session;
-  ++entry->users;
+  if (session.ok()) {
+    entry->session = *session;
+    ++entry->users;
+  } else if (shares && !absl::IsInvalidArgument(session.status())) {
+    entry->failure = {entry->failure.number + 1, wishes.ways, left_ms, session.status()};
+  }
   return session;
 }
 
@@ -220,7 +256,7 @@ absl::Status SessionTable::Tell(const SessionKey& key, ibnbd_session* session,
 void SessionTable::Release(const SessionKey& key) {
   const EntryPtr entry = EntryOf(key);
   {
-    // Not the last one: nothing is closed, and whoever holds `opening` may be waiting for a server
+    // Not the last one: nothing is closed, and whoever has his turn may be waiting for a server
     // or for the address of a name, which is nothing that a report should wait for.
     absl::MutexLock lock(&mutex_);
     CHECK(entry->users > 0);
@@ -229,7 +265,7 @@ void SessionTable::Release(const SessionKey& key) {
       return;
     }
   }
-  absl::MutexLock opening(&entry->opening);
+  const Turn turn(*this, *entry);
   Leave(key, *entry);
 }
 

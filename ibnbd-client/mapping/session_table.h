@@ -19,6 +19,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "ibnbd-client/devices/device_loops.h"
 #include "ibnbd-client/mapping/session_settings.h"
 
@@ -47,9 +48,10 @@ class SessionTable {
     bool begun = false;  // Nothing had been told before.
     std::uint32_t policy_before = 0, dead_after_ms_before = 0;
   };
-  // The session of that key.  Waits for it at most `timeout_ms`, but with kNone not at all.  One
-  // that is there is told what it has not been told yet.  Release() it, or Abandon() it, which
-  // takes back what nobody else has wished meanwhile.
+  // The session of that key.  Waits for it at most `timeout_ms`, but with kNone only for others who
+  // open it just now; what they are told by the server, who waited for them takes for an answer to
+  // the same question.  One that is there is told what it has not been told yet.  Release() it, or
+  // Abandon() it, which takes back what nobody else has wished meanwhile.
   absl::StatusOr<ibnbd_session*> Acquire(const SessionKey& key, const SessionWishes& wishes,
                                          std::uint32_t timeout_ms, SessionHaste haste, Told* told);
   void Release(const SessionKey& key);
@@ -80,21 +82,30 @@ class SessionTable {
   [[nodiscard]] std::uint64_t client_id() const { return client_id_; }
 
  private:
+  // All under mutex_.
   struct Entry {
-    absl::Mutex opening;  // Held while it is opened or closed.  Before mutex_.
-    // Under mutex_; the session, and the last of its users, are changed with `opening` held, too.
-    // users > 0: it will not be closed.
+    bool taken = false;  // Somebody has his Turn: he opens, closes or tells it.
+    // Changed in a Turn only, the session and the last of its users.  users > 0: it will not be
+    // closed.
     ibnbd_session* session = nullptr;
     int users = 0;
+    // Of the last kFirstTry that failed.
+    struct {
+      std::uint64_t number = 0;
+      Ways ways;
+      std::uint32_t timeout_ms = 0;
+      absl::Status why;
+    } failure;
   };
+  class Turn;
   using EntryPtr = std::shared_ptr<Entry>;
   using SettingsFn = std::function<void(SessionSettings&)>;
 
   EntryPtr EntryOf(const SessionKey& key);
   // For the time of a call; null: it is not open.  Release() it.
   ibnbd_session* Pin(const SessionKey& key);
-  // With `opening` held: one user less; the last one closes the session.
-  void Leave(const SessionKey& key, Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
+  // In a Turn: one user less; the last one closes the session.
+  void Leave(const SessionKey& key, Entry& entry);
   // Runs `live` with the session; with one that is not open, `settled` while nobody opens it.
   absl::Status WithSession(const SessionKey& key,
                            const std::function<absl::Status(ibnbd_session*)>& live,
@@ -105,8 +116,7 @@ class SessionTable {
   [[nodiscard]] SessionReport ReportOf(const SessionKey& key, ibnbd_session* session) const;
   absl::StatusOr<ibnbd_session*> Open(const SessionKey& key, const SessionWishes& wishes,
                                       std::uint32_t timeout_ms, SessionHaste haste, Told* told);
-  void TakeBack(const SessionKey& key, const Told& told, Entry& entry)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.opening);
+  void TakeBack(const SessionKey& key, const Told& told, Entry& entry);  // In a Turn.
   // Names may lead where other paths do: the first of them stays.
   static void DropTwins(ibnbd_session* session, SessionSettings* settings);
   // Of a session that was forgotten, while a command kept it open, and is wanted again.
@@ -125,6 +135,25 @@ class SessionTable {
   mutable absl::Mutex mutex_;
   std::map<SessionKey, EntryPtr> entries_ ABSL_GUARDED_BY(mutex_);  // They stay: they are few.
   std::map<SessionKey, SessionSettings> settings_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One at a time has it, for the time of the object.
+class SessionTable::Turn {
+ public:
+  Turn(SessionTable& table, Entry& entry, absl::Duration patience = absl::InfiniteDuration());
+  ~Turn();
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  [[nodiscard]] bool is_ours() const { return ours_; }  // False: `patience` ended first.
+  // How the try ended that was waited for, if it went these ways, and waited as long as there is
+  // time left.
+  [[nodiscard]] absl::Status FailureOf(const Ways& ways, std::uint32_t left_ms) const;
+
+ private:
+  SessionTable& table_;
+  Entry& entry_;
+  std::uint64_t failures_before_ = 0;
+  bool ours_ = false;
 };
 
 }  // namespace ibnbd::client

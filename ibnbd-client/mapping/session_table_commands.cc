@@ -93,7 +93,7 @@ absl::Status SessionTable::WithSession(const SessionKey& key,
   ibnbd_session* session = Pin(key);
   if (session == nullptr) {
     const EntryPtr entry = EntryOf(key);
-    absl::MutexLock opening(&entry->opening);
+    const Turn turn(*this, *entry);
     session = Pin(key);
     if (session == nullptr) return settled();
   }
@@ -162,7 +162,7 @@ void SessionTable::TakeBack(const SessionKey& key, const Told& told, Entry& entr
 
 void SessionTable::Abandon(const SessionKey& key, const Told& told) {
   const EntryPtr entry = EntryOf(key);
-  absl::MutexLock opening(&entry->opening);
+  const Turn turn(*this, *entry);
   TakeBack(key, told, *entry);
   Leave(key, *entry);
 }
