@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -54,6 +55,15 @@ bool StartDetached(void* (*function)(void*), void* argument) {
 }
 
 }  // namespace
+
+bool BoundedCall::Run(std::function<void()> f) {
+  static std::atomic<std::int64_t> tired_until_ns{0};
+  if (!Wait(0)) return false;  // Known, and has cost its moment.
+  const bool tired = MonotonicClock().NowNs() < tired_until_ns;
+  if (Run(std::move(f), tired ? kPatienceLeftNs : kPatienceNs)) return true;
+  tired_until_ns = MonotonicClock().NowNs() + kPatienceRestNs;
+  return false;
+}
 
 BoundedCall::BoundedCall() : state_(std::make_shared<State>()) {}
 

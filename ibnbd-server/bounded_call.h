@@ -22,20 +22,27 @@ namespace ibnbd {
 class BoundedCall {
  public:
   static constexpr std::int64_t kPatienceNs = 1 * kNsPerSecond;
+  // After one that had that and did not return, anywhere in this process, all others have this for
+  // a while: a hundred that hang cost little more than one.
+  static constexpr std::int64_t kPatienceLeftNs = 20 * kNsPerMs;
+  static constexpr std::int64_t kPatienceRestNs = 10 * kNsPerSecond;
 
   BoundedCall();
   // True: `f` has returned.  False: not yet, or it was not begun because an earlier one has not
   // returned.  So what `f` touches belongs to it (shared), and what it leaves there may be looked
   // at after `true` only.
-  bool Run(std::function<void()> f, std::int64_t patience_ns = kPatienceNs);
+  bool Run(std::function<void()> f);
+  bool Run(std::function<void()> f, std::int64_t patience_ns);
   // True: nothing runs any more.  False: not after `patience_ns`, either.
   bool Wait(std::int64_t patience_ns);
   // What `f` returns; EBUSY, "WHAT does not answer", if it has not, or was not begun.
-  template <class T>
+  template <class T, class... Patience>
   absl::StatusOr<T> Get(absl::string_view what, std::function<absl::StatusOr<T>()> f,
-                        std::int64_t patience_ns = kPatienceNs) {
+                        Patience... patience_ns) {
     const auto result = std::make_shared<absl::StatusOr<T>>(absl::UnknownError("not there yet"));
-    if (Run([result, f = std::move(f)] { *result = f(); }, patience_ns)) return std::move(*result);
+    if (Run([result, f = std::move(f)] { *result = f(); }, patience_ns...)) {
+      return std::move(*result);
+    }
     return ErrnoStatus(EBUSY, absl::StrCat(what, " does not answer"));
   }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
@@ -46,6 +47,17 @@ TEST(BoundedCall, WhatHangsIsLeftBehindAndNothingElseIsBegunUntilItReturns) {
   while (!call.Run([shared] { ++shared->others; }, kForEver)) {
   }
   EXPECT_EQ(shared->others, 1);
+}
+
+// A second each would be more than the test has.
+TEST(BoundedCall, ManyThatHangCostLittleMoreThanOne) {
+  const auto release = std::make_shared<absl::Notification>();
+  std::vector<BoundedCall> calls(200);
+  for (BoundedCall& call : calls) {
+    ASSERT_FALSE(call.Run([release] { release->WaitForNotification(); }));
+  }
+  release->Notify();
+  for (BoundedCall& call : calls) ASSERT_TRUE(call.Wait(kForEver));
 }
 
 TEST(BoundedCall, WhoAsksAgainWaitsForWhatWasLeftBehind) {

@@ -318,8 +318,9 @@ absl::Status ServerProcess::Reload() {
     return absl::FailedPreconditionError("there is no --config file to read");
   }
   ASSIGN_OR_RETURN(Settings wanted,
-                   config_.Get<Settings>(options_.config_path,
-                                         [options = options_] { return LoadSettings(options); }));
+                   config_.Get<Settings>(
+                       options_.config_path, [options = options_] { return LoadSettings(options); },
+                       kPatienceNs));
   if (!wanted.thread_count) wanted.thread_count = settings_.thread_count;
   std::erase_if(missing_, [&wanted](const MissingPart& part) {  // Nobody wants it any more.
     return part.spec && std::find(wanted.exports.begin(), wanted.exports.end(), *part.spec) ==

@@ -14,7 +14,9 @@ wait_for 20 grep -q mount "$work/fs.log" || fail "no file system: $(cat "$work/f
 grep -q mounted "$work/fs.log" || skip "FUSE cannot be mounted here: $(cat "$work/fs.log")"
 truncate -s 1M "$work/good.img"
 cleanup_fn umount -l "$work/place"
-start_server --threads 1 --search-path "$work/place" --export "slow=$work/place/vol.img,ro" --export "good=$work/good.img"
+many=() # So many that a moment for each would be too long for those who come in.
+for i in {1..40}; do many+=(--export "many$i=$work/place/vol.img,ro"); done
+start_server "${many[@]}" --threads 1 --search-path "$work/place" --export "slow=$work/place/vol.img,ro" --export "good=$work/good.img"
 start_bridge "$uri/slow"
 slow=$socket
 read_block() { timeout "$1" nbdsh -u "nbd+unix:///?socket=$2" -c "h.pread(4096, 0)"; }
@@ -33,6 +35,8 @@ start finds timeout 120 nbd-bridge --socket "$work/finds.sock" "$uri/vol.img"
 finds_pid=$pid
 wait_for 20 grep -q "open slow: .*does not answer" "$server_log" || fail "nobody says that the place does not answer: $(cat "$server_log")"
 wait_for 20 grep -q "open vol.img: .*does not answer" "$server_log" || fail "nobody says that the search path does not answer"
+timeout 40 ibnbd-client list "$uri" >"$work/list.log" 2>&1 || fail "the exports cannot be listed: $(cat "$work/list.log")"
+grep -q '^many40 ' "$work/list.log" || fail "not all exports are listed: $(cat "$work/list.log")"
 for i in 1 2 3; do
   start_bridge "$uri/good"
   read_block 20 "$socket" || fail "round $i: the other volume does not answer"
