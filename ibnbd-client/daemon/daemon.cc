@@ -32,8 +32,9 @@
 namespace ibnbd::client {
 namespace {
 
-// For commands that run when the daemon is to end.
+// For commands that run when the daemon is to end; and for what they have begun with the kernel.
 constexpr std::int64_t kStopMs = 5000;
+constexpr std::int64_t kEndMapsMs = 10'000;
 // For the log's reader to take the last lines.
 constexpr absl::Duration kLastLinesTime = absl::Seconds(1);
 
@@ -119,6 +120,7 @@ absl::Status RunDaemon(const DaemonOptions& options, LogWriter& log) {
   WaitForEnd(signals, *loops, sessions);
   sd_notify(0, "STOPPING=1");
   if (!server->Stop(kStopMs)) LOG_WARN("commands were still running");
+  if (!table.EndMaps(kEndMapsMs)) LOG_ERROR("the kernel has not given up a device being made");
   (void)log.Flush(kLastLinesTime);
   // Nothing is taken down: IOs that are under way are the next process's, and the kernel and the
   // servers must see the same end as if we had been killed, which is the one that is tested.  But

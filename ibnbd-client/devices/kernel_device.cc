@@ -3,10 +3,26 @@
 #include "ibnbd-client/devices/kernel_device.h"
 
 #include <fstream>
+#include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 
 namespace ibnbd::client {
+namespace {
+
+constexpr char kLeftBehindUrl[] = "ibnbd/left-behind";
+
+}  // namespace
+
+bool IsLeftBehind(const absl::Status& status) {
+  return status.GetPayload(kLeftBehindUrl).has_value();
+}
+
+absl::Status LeftBehind(absl::Status status) {
+  status.SetPayload(kLeftBehindUrl, absl::Cord());
+  return status;
+}
 
 std::uint64_t SizeOfBlockDevice(const std::string& node) {
   std::uint64_t sectors = 0;

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ibnbd-client/devices/device_loops.h"
+#include "ibnbd-client/devices/starting_volumes.h"
 
 namespace ibnbd::client {
 
@@ -38,6 +39,9 @@ struct KernelDeviceOptions {
   // IOs wait meanwhile.  Otherwise it ends with us, and IOs fail.
   bool survives_us = false;
   DeviceMark mark;
+  // Of ublk: how long the first reads of a new device may take, and where it is noted meanwhile.
+  std::int64_t start_timeout_ms = 30'000;
+  StartingVolumes* starting = nullptr;
   // Called when N is known and before anybody can use the device: its place to be written down.
   // An error ends the device again.
   std::function<absl::Status(int index)> before_use;
@@ -45,7 +49,7 @@ struct KernelDeviceOptions {
 
 class KernelDevice {
  public:
-  virtual ~KernelDevice() = default;  // Requires: Stop() or Abandon() returned.
+  virtual ~KernelDevice() = default;  // Requires: Stop() succeeded.
 
   [[nodiscard]] virtual std::string node() const = 0;  // "/dev/ublkb0"
   [[nodiscard]] virtual int index() const = 0;
@@ -55,13 +59,20 @@ class KernelDevice {
   // so that every IO comes back, whatever the server does: then this takes milliseconds.  After
   // `timeout_ms`: DeadlineExceeded, saying what is left behind.
   virtual absl::Status Stop(std::int64_t timeout_ms) = 0;
-  // Stops serving and leaves the device to the next process; of devices that survive us only.  IOs
-  // that are under way are answered by nobody now: the next one gets them again.
-  virtual void Abandon() = 0;
 };
 
 // What the kernel says of a block device: its size in bytes; 0: there is none.
 std::uint64_t SizeOfBlockDevice(const std::string& node);
+
+// Of a start that failed: the kernel has not let go of the device, and uses the session's memory.
+// The volume is closed, and its session must stay for as long as the process.
+bool IsLeftBehind(const absl::Status& status);
+absl::Status LeftBehind(absl::Status status);
+
+// Of a start that failed: the kernel has not let go of the device, and of the session's memory. The
+// session must stay for as long as the process, and who tries it again in this process will fail.
+bool IsLeftBehind(const absl::Status& status);
+absl::Status LeftBehind(absl::Status status);
 
 // "ublk" needs Linux 6.0 and the module ublk_drv; "nbd" the module nbd.
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops,

@@ -89,7 +89,6 @@ class NbdDevice final : public KernelDevice {
   [[nodiscard]] int index() const override { return index_; }
   absl::Status Resize(std::uint64_t size_bytes) override;
   absl::Status Stop(std::int64_t timeout_ms) override;
-  void Abandon() override {}  // The sockets close with the process: the kernel waits for new ones.
 
  private:
   absl::Status Serve(UniqueFd* kernel_end);

@@ -17,6 +17,8 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "ibnbd-client/api.h"
+#include "ibnbd-client/devices/first_read.h"
 #include "ibnbd-client/devices/kernel_device.h"
 #include "ibnbd-client/devices/ublk_control.h"
 #include "ibnbd-client/devices/ublk_half_taken.h"
@@ -29,9 +31,8 @@ namespace {
 // What a tag's buffer holds.  Larger requests are split by the block layer, which then has several
 // in flight; depth x this is the memory of a queue.
 constexpr std::uint32_t kIoSizeMax = 128 * 1024;
-// Of what waits for other threads and for the block layer, not for the server; partition tables are
-// read meanwhile, and a server that is lost just now is waited for.
-constexpr std::int64_t kStartMs = 30'000;
+// Of what waits for other threads and for the block layer, not for the server.
+constexpr std::int64_t kEndRecoveryMs = 30'000;
 // How long the kernel may take to notice that a process is gone.
 constexpr absl::Duration kQuiesceTime = absl::Seconds(10);
 // For the kernel to take away a device none of whose IOs waits.
@@ -72,12 +73,12 @@ class UblkDevice final : public KernelDevice {
   UblkDevice(DeviceLoops& loops, const OpenVolume& volume, const DeviceMark& mark,
              std::unique_ptr<UblkControl> control)
       : loops_(loops), volume_(volume), mark_(mark), control_(std::move(control)) {}
-  ~UblkDevice() override { CHECK(queues_.empty() || !started_ || abandoned_); }
+  ~UblkDevice() override { CHECK(queues_.empty() || !started_ || left_); }
 
   absl::Status Add(const KernelDeviceOptions& options);
   absl::Status Adopt(int index);
-  // Undoes what Add() or Adopt() began.
-  void GiveUp();
+  // Undoes what Add() or Adopt() began, which failed.  Returns why, and whether something is left.
+  absl::Status GiveUp(const absl::Status& why);
 
   [[nodiscard]] std::string node() const override { return absl::StrCat("/dev/ublkb", id_); }
   [[nodiscard]] int index() const override { return static_cast<int>(id_); }
@@ -85,7 +86,6 @@ class UblkDevice final : public KernelDevice {
     return control_->UpdateSize(id_, size_bytes);
   }
   absl::Status Stop(std::int64_t timeout_ms) override;
-  void Abandon() override;
 
  private:
   absl::Status CreateQueues(const ublksrv_ctrl_dev_info& info);
@@ -94,6 +94,7 @@ class UblkDevice final : public KernelDevice {
   bool WaitForQueues(absl::Time deadline);
   absl::Status WaitUntilQuiesced() const;
   absl::Status StartRecovery();
+  absl::Status Leave(const absl::Status& why);
 
   DeviceLoops& loops_;
   const OpenVolume volume_;
@@ -102,7 +103,7 @@ class UblkDevice final : public KernelDevice {
   std::uint32_t id_ = 0;
   bool added_ = false;
   bool started_ = false;  // The queues have commands with the kernel, or had.
-  bool abandoned_ = false;
+  bool left_ = false;     // To the kernel, whose commands refer to the queues.
   UniqueFd char_device_;
   std::vector<std::unique_ptr<UblkQueue>> queues_;
 };
@@ -128,7 +129,10 @@ absl::Status UblkDevice::Add(const KernelDeviceOptions& options) {
   if (options.before_use) RETURN_IF_ERROR(options.before_use(index()));
   RETURN_IF_ERROR(CreateQueues(info));
   RETURN_IF_ERROR(StartQueues());
-  return AfterStart(control_->StartDevice(id_, kStartMs));
+  // Partition tables are read meanwhile.
+  const absl::Status status = AfterStart(control_->StartDevice(id_, options.start_timeout_ms));
+  if (!absl::IsDeadlineExceeded(status)) return status;
+  return Annotate(status, "read the partition table; does the server's disk hang?");
 }
 
 absl::Status UblkDevice::Adopt(int index) {
@@ -146,7 +150,7 @@ absl::Status UblkDevice::Adopt(int index) {
   // Whoever is killed from here to the last queue's commands leaves more such work: nothing slow.
   RETURN_IF_ERROR(StartRecovery());
   RETURN_IF_ERROR(StartQueues());
-  return AfterStart(control_->EndRecovery(id_, kStartMs));
+  return AfterStart(control_->EndRecovery(id_, kEndRecoveryMs));
 }
 
 // The kernel closes what a process had open a little after its end.
@@ -243,29 +247,38 @@ absl::Status UblkDevice::Stop(std::int64_t timeout_ms) {
   return absl::OkStatus();
 }
 
-void UblkDevice::GiveUp() {
+absl::Status UblkDevice::GiveUp(const absl::Status& why) {
   if (!added_) {  // Not ours to delete: whoever finds out what is wrong may still take it over.
-    if (started_) Abandon();
-    return;
+    if (!started_) return why;
+    // IOs that are under way are answered by nobody now: the next process gets them again.
+    loops_.CallAll([this](std::uint32_t loop) {
+      for (std::uint32_t i = loop; i < queues_.size(); i += loops_.count()) queues_[i]->Abandon();
+    });
+    return Leave(why);
   }
-  if (!started_) {  // Nothing of ours may refer to the device when it is deleted.
+  absl::Status ended;
+  if (started_) {
+    // The kernel may be starting it: then it reads, waits for the answer, and does nothing else
+    // with the device.  A read of a closed volume fails.
+    ibnbd_device_close(volume_.device, 0);
+    ended = Stop(kRemoveMs);
+  } else {  // Nothing of ours may refer to the device when it is deleted.
     queues_.clear();
     char_device_.Reset();
+    ended = control_->DeleteDevice(id_, kRemoveMs);
   }
-  const absl::Status status = started_ ? Stop(kRemoveMs) : control_->DeleteDevice(id_, kRemoveMs);
-  if (status.ok()) return;
-  LOG_ERROR(status.message());
-  Abandon();
+  if (ended.ok()) return why;
+  LOG_ERROR(ended.message());
+  // The queues stay on their loops and fail whatever comes, so that the kernel can end it some
+  // time.
+  return queues_.empty() ? why : Leave(why);
 }
 
-void UblkDevice::Abandon() {
-  abandoned_ = true;
-  for (std::uint32_t i = 0; i < queues_.size(); ++i) {
-    loops_.Call(i % loops_.count(), [&] { queues_[i]->Abandon(); });
-  }
-  // The kernel's commands refer to them until the process ends.
+absl::Status UblkDevice::Leave(const absl::Status& why) {
+  left_ = true;
   for (auto& queue : queues_) (void)queue.release();
   (void)char_device_.Take();
+  return LeftBehind(why);
 }
 
 absl::StatusOr<std::unique_ptr<UblkDevice>> NewDevice(DeviceLoops& loops, const OpenVolume& volume,
@@ -280,11 +293,16 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops
                                                               const OpenVolume& volume,
                                                               const KernelDeviceOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<UblkDevice> device, NewDevice(loops, volume, options.mark));
-  if (const absl::Status status = device->Add(options); !status.ok()) {
-    device->GiveUp();
-    return status;
-  }
-  return device;
+  RETURN_IF_ERROR(ReadFirstBlock(loops, volume, options.start_timeout_ms));
+  StartingVolumes none;
+  StartingVolumes& starting = options.starting != nullptr ? *options.starting : none;
+  RETURN_IF_ERROR(starting.Add(volume.device));
+  absl::Status status = device->Add(options);
+  if (status.ok() && starting.Keep(volume.device)) return device;
+  if (status.ok()) status = absl::UnavailableError("this process is about to end");
+  status = device->GiveUp(status);
+  starting.Remove(volume.device);
+  return status;
 }
 
 absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptUblkDevice(DeviceLoops& loops,
@@ -292,8 +310,7 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptUblkDevice(DeviceLoops& loops
                                                               const KernelDeviceOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<UblkDevice> device, NewDevice(loops, volume, options.mark));
   if (const absl::Status status = device->Adopt(options.index); !status.ok()) {
-    device->GiveUp();
-    return status;
+    return device->GiveUp(status);
   }
   return device;
 }

@@ -105,6 +105,7 @@ absl::Status DeviceTable::Start(const SlotPtr& slot, bool adopt) {
   MappedVolume::Options options;
   options.adopt = adopt;
   if (adopt) options.was = PastOf(*slot);
+  options.starting = &starting_;
   options.was_refused = [&] {  // The server will say what it is.
     absl::MutexLock lock(&mutex_);
     slot->record.past.reset();

@@ -104,6 +104,9 @@ class DeviceTable {
   // want to know; then calls `alive`.
   void StartRefreshing(std::function<void()> alive);
   void StopThreads();
+  // The process is about to end, and maps are under way: their volumes are closed, so that nothing
+  // in the kernel waits for us.  False: something still does after `timeout_ms`.
+  bool EndMaps(std::int64_t timeout_ms) { return starting_.End(timeout_ms); }
 
  private:
   struct Slot {
@@ -152,6 +155,7 @@ class DeviceTable {
   const DeviceNames names_;
   const SaveFn save_;
   const ClockFn ms_since_boot_;
+  StartingVolumes starting_;
   // What the next process wants to know is written down.  Restore(), then one thread.
   bool noted_ = true;
   absl::Mutex save_mutex_;  // Before mutex_.

@@ -56,11 +56,13 @@ absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loo
                                                                 const Options& options) {
   std::unique_ptr<MappedVolume> volume(new MappedVolume(loops, sessions, request));
   if (absl::Status status = volume->Open(options); !status.ok()) {
+    const absl::Status annotated = Annotate(status, absl::StrCat("map ", request.uri.ToString()));
     volume->CloseDevice();
+    if (IsLeftBehind(status)) return LeftBehind(annotated);
     if (volume->session_ != nullptr) {
       sessions.Abandon(KeyOf(request.uri, request.session_name), volume->told_);
     }
-    return Annotate(status, absl::StrCat("map ", request.uri.ToString()));
+    return annotated;
   }
   return volume;
 }
@@ -117,6 +119,8 @@ absl::Status MappedVolume::StartKernelDevice(const Options& how) {
   MapRequest marked = request_;
   if (!how.adopt) marked.volume_id = info.volume_id;  // As it will be written down.
   options.mark = MarkOf(sessions_.client_id(), marked);
+  options.start_timeout_ms = request_.timeout_ms;
+  options.starting = how.starting;
   if (how.before_use) {
     options.before_use = [&how, &volume](int index) { return how.before_use(index, volume.info); };
   }

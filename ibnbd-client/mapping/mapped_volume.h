@@ -52,6 +52,7 @@ class MappedVolume {
     // Without, when the server has answered.
     std::optional<ibnbd_device_info> was = std::nullopt;
     std::function<void()> was_refused = nullptr;  // It cannot have been that.
+    StartingVolumes* starting = nullptr;          // See KernelDeviceOptions.
     // Called when it is known which device of which volume it is, before anybody can use it.
     std::function<absl::Status(int index, const ibnbd_device_info& volume)> before_use = nullptr;
   };
