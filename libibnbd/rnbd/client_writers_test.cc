@@ -148,6 +148,60 @@ TEST_F(ClientWriters, AMigrationThatOthersBeginIsAChangeOfTheWriterAndOneAtTheSa
   client_.CloseDevice(device, 0);
 }
 
+// The source of a live migration has the volume for itself when the guest comes.
+TEST_F(ClientWriters, TheSourceOfAMigrationThatLosesItsPathComesBackBesideItsGuest) {
+  Device* device = *client_.Open("vol0");
+  const auto guest = other_.Open("vol0", AccessMode::kMigration);
+  ASSERT_TRUE(guest.ok()) << guest.status();
+  for (int round = 0; round < 2; ++round) {
+    Lose(client_, device);
+    const auto held = Hold(device);
+    EXPECT_EQ(Write(other_, *guest, 2), 0);
+    Find(client_);
+    ExpectGoesOn(*held);
+  }
+  EXPECT_EQ(Write(other_, *guest, 3), 0);
+  // Somebody new who wants it for himself is kept out, also by the guest alone.
+  client_.CloseDevice(device, kNsPerSecond);
+  EXPECT_FALSE(client_.Open("vol0").ok());
+  other_.CloseDevice(*guest, kNsPerSecond);
+  EXPECT_TRUE(client_.Open("vol0").ok());
+}
+
+TEST_F(ClientWriters, TheSourceOfAMigrationComesBackToAServerThatItsGuestHasFoundFirst) {
+  Device* device = *client_.Open("vol0");
+  const auto guest = other_.Open("vol0", AccessMode::kMigration);
+  ASSERT_TRUE(guest.ok()) << guest.status();
+  for (const bool guest_stays : {true, false}) {
+    Lose(client_, device);
+    const auto held = Hold(device);
+    RestartServer();
+    world_.RunFor(20 * kNsPerSecond);
+    EXPECT_EQ(Write(other_, *guest, 2), 0);
+    if (!guest_stays) other_.CloseDevice(*guest, kNsPerSecond);
+    Find(client_);
+    ExpectGoesOn(*held);
+  }
+  EXPECT_EQ(Write(client_, device, 1), 0);
+}
+
+TEST_F(ClientWriters, TheGuestOfAMigrationComesBackToAServerThatItsSourceHasFoundFirst) {
+  Device* device = *client_.Open("vol0");
+  const auto guest = other_.Open("vol0", AccessMode::kMigration);
+  ASSERT_TRUE(guest.ok()) << guest.status();
+  Lose(other_, *guest);
+  RestartServer();
+  world_.RunFor(20 * kNsPerSecond);
+  EXPECT_EQ(Write(client_, device, 1), 0);
+  Lose(client_, device);
+  const auto held = Hold(device);
+  Find(other_);  // Alone, and it does not shut the source out.
+  world_.RunFor(20 * kNsPerSecond);
+  EXPECT_EQ(Write(other_, *guest, 2), 0);
+  Find(client_);
+  ExpectGoesOn(*held);
+}
+
 // The daemon's case: its process ends with the volume open, and the next one knows the epoch.
 TEST_F(ClientWriters, ARestartedProgramGoesOnWithTheEpochThatItsFormerProcessHad) {
   const auto first = client_.Open("vol0");

@@ -28,7 +28,8 @@ struct Export {
   std::unique_ptr<Backend> backend;
   bool read_only = false;  // By configuration or because the volume is.
   std::uint32_t reader_count = 0;
-  std::uint32_t writer_count = 0;  // At most 1, or 2 while one of them is migrating.
+  std::uint32_t writer_count = 0;     // At most 1, or 2 while one of them is migrating.
+  std::uint32_t migrating_count = 0;  // Of the writers.
   std::shared_ptr<WriterRecord> writers = std::make_shared<WriterRecord>();
 };
 

@@ -61,7 +61,10 @@ std::unique_ptr<rtrs::ServerSessionService> OpenServerSession(ServerContext& con
 }
 
 ServerSession::ServerSession(ServerContext& context, const rtrs::ServerSessionInfo& info)
-    : context_(context), name_(info.name), writer_(WriterOf(info)) {
+    : context_(context),
+      name_(info.name),
+      writer_(WriterOf(info)),
+      begins_at_(EpochDrawnFor(info)) {
   context_.sessions.push_back(this);
 }
 
@@ -180,7 +183,8 @@ int ServerSession::CheckPlace(const Export& exported) {
 WriterRecord::Opening ServerSession::OpeningOf(proto::AccessMode mode, std::uint16_t epoch) const {
   return {.writer = writer_,
           .epoch = peer_is_ibnbd_ ? epoch : std::uint16_t{0},  // Else it is what was on a stack.
-          .migration = mode == proto::AccessMode::kMigration};
+          .migration = mode == proto::AccessMode::kMigration,
+          .begins_at = begins_at_};
 }
 
 // A client that goes on with what it held, after somebody else has written, would undo that.
@@ -192,6 +196,15 @@ int ServerSession::CheckWriters(const Export& exported, const proto::Open& open)
   LogClient(absl::StrCat("open ", exported.name,
                          ": refused: somebody else has had it open for writing since"));
   return error;
+}
+
+int ServerSession::TakeOpenAccess(Export& exported, const proto::Open& open) {
+  const proto::AccessMode mode = open.access_mode;
+  const bool comes_back = exported.writers->WasHere(OpeningOf(mode, open.writer_epoch.get()));
+  const bool beside_itself = IBNBD_CANARY(13) && mode == proto::AccessMode::kReadWrite;
+  if (!beside_itself || exported.writer_count != 1) return TakeAccess(exported, mode, comes_back);
+  ++exported.writer_count;
+  return 0;
 }
 
 // Access has been taken, and nothing was written yet.
@@ -214,9 +227,7 @@ int ServerSession::StartOpen(const proto::Open& open, IoRequest& request) {
   }
   int error = CheckPlace(**found);
   if (error == 0) error = CheckWriters(**found, open);
-  const bool beside_itself = IBNBD_CANARY(13) && open.access_mode == proto::AccessMode::kReadWrite;
-  const auto mode = beside_itself ? proto::AccessMode::kMigration : open.access_mode;
-  if (error == 0) error = TakeAccess(**found, mode);
+  if (error == 0) error = TakeOpenAccess(**found, open);
   if (error != 0) return error;
   (*found)->backend->RefreshSize();
   const std::uint32_t id = NewId();
@@ -267,7 +278,7 @@ int ServerSession::Reopen(Devices::iterator found, const proto::Open& open, IoRe
     return 1;
   }
   if (upgraded) {
-    const int error = TakeAccess(*device.exported, mode);
+    const int error = TakeOpenAccess(*device.exported, open);
     if (error != 0) return error;
     ReturnAccess(*device.exported, device.mode);
     device.mode = mode;

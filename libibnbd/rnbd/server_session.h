@@ -87,6 +87,7 @@ class ServerSession final : public ControlMessageHandler,
   [[nodiscard]] WriterRecord::Opening OpeningOf(proto::AccessMode mode, std::uint16_t epoch) const;
   int StartOpen(const proto::Open& open, IoRequest& request);
   int EnterWriters(const Device& device);
+  int TakeOpenAccess(Export& exported, const proto::Open& open);
   void OnExportReady(std::uint32_t id, IoRequest& request, absl::StatusOr<OpenExport*> open);
   void FinishOpen(std::uint32_t id, IoRequest& request);
   [[nodiscard]] std::uint32_t NewId();
@@ -104,8 +105,9 @@ class ServerSession final : public ControlMessageHandler,
 
   ServerContext& context_;
   const std::string name_;
-  const std::uint64_t writer_;  // WriterOf() us.
-  bool peer_is_ibnbd_ = false;  // As of its first path; all are the same client's.
+  const std::uint64_t writer_;         // WriterOf() us.
+  const std::uint16_t begins_at_ = 0;  // WriterRecord::Opening's.
+  bool peer_is_ibnbd_ = false;         // As of its first path; all are the same client's.
   bool closed_ = false;
   Devices devices_;  // By id.
   std::uint32_t next_id_ = 0;

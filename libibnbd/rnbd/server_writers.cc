@@ -30,32 +30,45 @@ std::uint64_t WriterOf(const rtrs::ServerSessionInfo& session) {
   return std::max<std::uint64_t>(hash, 1);
 }
 
+std::uint16_t EpochDrawnFor(const rtrs::ServerSessionInfo& session) {
+  const std::uint64_t hash = Mix(0xcbf29ce484222325u, std::as_bytes(std::span(session.paths_uuid)));
+  return std::max<std::uint16_t>(static_cast<std::uint16_t>(hash ^ (hash >> 32)), 1);
+}
+
 bool WriterRecord::Has(std::uint64_t writer) const {
   return std::find(writers_.begin(), writers_.end(), writer) != writers_.end();
 }
 
+bool WriterRecord::WasHere(const Opening& opening) const {
+  if (opening.epoch == 0 || opening.epoch != epoch_) return false;
+  return Has(opening.writer) || (told_ && (told_by_migration_ || opening.migration));
+}
+
 int WriterRecord::Check(const Opening& opening) const {
   if (opening.migration || opening.epoch == 0 || epoch_ == 0) return 0;
-  return opening.epoch == epoch_ && Has(opening.writer) ? 0 : -EUCLEAN;
+  return WasHere(opening) ? 0 : -EUCLEAN;
 }
 
 void WriterRecord::Enter(const Opening& opening) {
-  DCHECK(Check(opening) == 0 && opening.writer != 0);
+  DCHECK(Check(opening) == 0 && opening.writer != 0 && opening.begins_at != 0);
   // Who begins anew does not go on with what was agreed with the others of a migration.
   const bool alone = writers_ == decltype(writers_){opening.writer};
-  const bool goes_on = opening.epoch == 0 ? alone : opening.epoch == epoch_ && Has(opening.writer);
-  if (epoch_ == 0) {
-    // The past is not known.  Who was here before goes on; a new one gets a number that hardly
-    // anybody has from a server before us.
-    const auto drawn = static_cast<std::uint16_t>(opening.writer ^ (opening.writer >> 32));
-    epoch_ = opening.epoch != 0 ? opening.epoch : std::max<std::uint16_t>(drawn, 1);
+  const bool goes_on = opening.epoch == 0 ? alone : WasHere(opening);
+  if (epoch_ == 0) {  // The past is not known.  Who was here before goes on.
+    told_ = opening.epoch != 0;
+    told_by_migration_ = told_ && opening.migration;
+    epoch_ = told_ ? opening.epoch : opening.begins_at;
     writers_ = {opening.writer};
-  } else if (opening.beside_others) {
+  } else if (opening.beside_others || goes_on) {
     if (Has(opening.writer)) return;
     std::shift_right(writers_.begin(), writers_.end(), 1);
     writers_.front() = opening.writer;
-  } else if (!goes_on) {
-    epoch_ = epoch_ == UINT16_MAX ? 1 : static_cast<std::uint16_t>(epoch_ + 1);
+  } else {
+    // After a number that we were told the next one may be taken, by who came then.
+    const bool draws = told_ && opening.begins_at != epoch_;
+    const std::uint16_t next = epoch_ == UINT16_MAX ? 1 : static_cast<std::uint16_t>(epoch_ + 1);
+    epoch_ = draws ? opening.begins_at : next;
+    told_ = told_by_migration_ = false;
     writers_ = {opening.writer};
   }
 }

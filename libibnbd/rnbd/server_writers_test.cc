@@ -3,6 +3,7 @@
 #include "rnbd/server_writers.h"
 
 #include <cerrno>
+#include <cstring>
 
 #include "gtest/gtest.h"
 
@@ -64,10 +65,37 @@ TEST(WriterRecord, WritersSideBySideAreInOneEpochAndMigrationIsNeverRefused) {
 
 TEST(WriterRecord, TheNumberIsNeverTheOneThatSaysNothing) {
   WriterRecord record;
-  EXPECT_EQ(Enter(record, {.writer = 1, .epoch = UINT16_MAX}), UINT16_MAX);
-  EXPECT_EQ(Enter(record, {.writer = 2}), 1);
-  WriterRecord folded;  // The writer's number folds to 0.
-  EXPECT_EQ(Enter(folded, {.writer = 0x0000'1234'0000'1234}), 1);
+  EXPECT_EQ(Enter(record, {.writer = 1, .begins_at = UINT16_MAX}), UINT16_MAX);
+  EXPECT_EQ(Enter(record, {.writer = 2, .begins_at = 7}), 1);
+  rtrs::ServerSessionInfo session;
+  for (std::uint32_t i = 0; i < 300'000; ++i) {
+    std::memcpy(session.paths_uuid.data(), &i, sizeof i);
+    ASSERT_NE(EpochDrawnFor(session), 0);
+  }
+}
+
+TEST(WriterRecord, WhereThePastIsNotKnownAMigrationIsBelievedToHaveTheNumberTogether) {
+  const Opening guest{.writer = 2, .epoch = 77, .migration = true};
+  const Opening source{.writer = 1, .epoch = 77};
+  WriterRecord guest_first;
+  EXPECT_EQ(Enter(guest_first, guest), 77);
+  EXPECT_FALSE(guest_first.WasHere({.writer = 1}));
+  EXPECT_TRUE(guest_first.WasHere(source));
+  EXPECT_EQ(guest_first.Check({.writer = 1, .epoch = 76}), -EUCLEAN);
+  EXPECT_EQ(Enter(guest_first, source), 77);
+  EXPECT_EQ(Enter(guest_first, guest), 77);  // Either alone.
+  WriterRecord source_first;
+  EXPECT_EQ(Enter(source_first, source), 77);
+  EXPECT_EQ(source_first.Check({.writer = 3, .epoch = 77}), -EUCLEAN);
+  EXPECT_EQ(Enter(source_first, guest), 77);
+  EXPECT_EQ(Enter(source_first, source), 77);
+  EXPECT_EQ(source_first.Check({.writer = 3, .epoch = 77}), -EUCLEAN);
+  // Not any more when somebody else has come; and it is not the next number, which another server
+  // may have given to somebody.
+  EXPECT_EQ(Enter(source_first, {.writer = 4, .begins_at = 5000}), 5000);
+  EXPECT_EQ(source_first.Check(source), -EUCLEAN);
+  EXPECT_EQ(Enter(guest_first, {.writer = 4, .migration = true, .begins_at = 77}), 78);
+  EXPECT_EQ(guest_first.Check({.writer = 3, .epoch = 78}), -EUCLEAN);
 }
 
 TEST(WriterRecord, ManyGuestsOneAfterTheOtherStayBounded) {
@@ -90,6 +118,12 @@ TEST(WriterOf, AProcessWithAClientIdIsTheSameAfterARestartAndOneWithoutIsNot) {
   before.client_id = after.client_id = 0;
   EXPECT_NE(WriterOf(before), WriterOf(after));
   EXPECT_EQ(WriterOf(before), WriterOf(before));
+}
+
+TEST(EpochDrawnFor, IsEachSessionsOwnAlsoIfItIsTheSameWriters) {
+  const rtrs::ServerSessionInfo before{.name = "a", .client_id = 5, .paths_uuid = {1}};
+  const rtrs::ServerSessionInfo after{.name = "a", .client_id = 5, .paths_uuid = {2}};
+  EXPECT_NE(EpochDrawnFor(before), EpochDrawnFor(after));
 }
 
 }  // namespace
