@@ -55,7 +55,8 @@ absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> FileBackend::CreateQueue(Rea
         absl::StrCat("attach ", volume_->path(), ": this reactor has no IO ring"));
   }
   return std::make_unique<FileQueue>(
-      *volume_, reactor, volume_->is_remote() ? FileSizeLook::Create(volume_) : nullptr);
+      *volume_, reactor,
+      volume_->is_remote() ? FileSizeLook::Create(volume_, *reactor.ring()) : nullptr);
 }
 
 absl::Status CheckFileBackend(const std::string& path) {

@@ -173,8 +173,20 @@ TEST_F(FileBackendTest, RangesLargerThanAPieceAreExecutedWhole) {
   EXPECT_TRUE(ReadsAs((std::uint64_t{1} << 30) - 4096, 4096, 0));
 }
 
-TEST_F(FileBackendTest, ManyIosAtOnceEachCompleteOnce) {
-  Open(dir_.MakeFile("a.img", 8 << 20));
+class FileBackendPlaceTest : public FileBackendTest, public testing::WithParamInterface<bool> {
+ protected:
+  static VolumeOptions Options() {
+    VolumeOptions options;
+    options.as_if_remote = GetParam();
+    return options;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Places, FileBackendPlaceTest, testing::Bool(), [](const auto& place) {
+  return place.param ? "WhereItMayHang" : "OnALocalFileSystem";
+});
+
+TEST_P(FileBackendPlaceTest, ManyIosAtOnceEachCompleteOnce) {
+  Open(dir_.MakeFile("a.img", 8 << 20), Options());
   std::vector<RecordedIo> ios(256);
   for (std::size_t i = 0; i < ios.size(); ++i) {
     ios[i].op = i % 3 == 2 ? BackendOp::kRead : BackendOp::kWrite;
@@ -192,6 +204,41 @@ TEST_F(FileBackendTest, ManyIosAtOnceEachCompleteOnce) {
     EXPECT_EQ(io.done_count, 1);
     EXPECT_EQ(io.error, 0);
   }
+}
+
+TEST_F(FileBackendTest, FilesOnALocalFileSystemAreNotTakenForRemoteOnes) {
+  const std::string mount_point = dir_ / "local";
+  ASSERT_EQ(mkdir(mount_point.c_str(), 0700), 0);
+  if (mount("tmpfs", mount_point.c_str(), "tmpfs", 0, "size=1M") != 0) {
+    GTEST_SKIP() << "mounting a small tmpfs is not permitted here";
+  }
+  Open(dir_.MakeFile("local/a.img", 64 << 10));
+  EXPECT_FALSE(static_cast<FileBackend&>(*backend_).volume().is_remote());
+  queue_.reset();
+  backend_.reset();
+  EXPECT_EQ(umount(mount_point.c_str()), 0);
+}
+
+TEST_P(FileBackendPlaceTest, AQueueIsTakenDownAndMadeAgainWithTheSizeJustAskedFor) {
+  Open(dir_.MakeFile("a.img", 1 << 20), Options());
+  for (int i = 1; i <= 3; ++i) {
+    EXPECT_EQ(Write(0, 4096, i), 0);
+    Use(*backend_);
+    EXPECT_TRUE(ReadsAs(0, 4096, i));
+  }
+}
+
+TEST_P(FileBackendPlaceTest, AFileThatShrinksAndGrowsAgainKeepsWhatWasLostAnError) {
+  const std::string path = dir_.MakeFile("a.img", 1 << 20);
+  Open(path, Options());
+  const Volume& volume = static_cast<FileBackend&>(*backend_).volume();
+  EXPECT_EQ(Write(0, 1 << 20, 4), 0);
+  ASSERT_EQ(truncate(path.c_str(), 512 << 10), 0);
+  // Any IO makes it look, now and then; where it may hang, without waiting for what it finds.
+  while (volume.intact_bytes() != 512 << 10) EXPECT_TRUE(ReadsAs(0, 4096, 4));
+  ASSERT_EQ(truncate(path.c_str(), 1 << 20), 0);
+  EXPECT_EQ(Run(BackendOp::kRead, 768 << 10, 4096, memory()), -EIO);
+  EXPECT_EQ(Run(BackendOp::kRead, (512 << 10) - 4096, 8192, memory()), -EIO);
 }
 
 TEST_F(FileBackendTest, AFileThatShrinksGivesEioAndNeverZeros) {

@@ -30,6 +30,9 @@ constexpr std::uint8_t kRetriesMax = 32;
 // A file that somebody truncates is noticed within this time, at the price of one statx of what the
 // kernel knows; a remote file system is asked as often, if it answers.
 constexpr std::int64_t kSizeCheckIntervalNs = 100 * kNsPerMs;
+// What is executed at once of a remote volume: so many threads of the kernel's it takes if it
+// hangs.
+constexpr std::uint32_t kHangingMax = 64;
 
 RangeUse UseOf(const BackendIo& io) {
   if (io.op == BackendOp::kDiscard) return RangeUse::kDiscard;
@@ -40,7 +43,7 @@ bool IsRange(BackendOp op) { return op == BackendOp::kDiscard || op == BackendOp
 
 }  // namespace
 
-class FileQueue::Op final : public IoRingOp {
+class FileQueue::Op final : public IoRingOp, public ListHook {
  public:
   Op(FileQueue& queue, BackendIo& io) : io_(io), queue_(queue) {}
   void OnCqe(int result, std::uint32_t) override { queue_.OnResult(*this, result); }
@@ -63,9 +66,13 @@ FileQueue::FileQueue(Volume& volume, Reactor& reactor, FileSizeLook::Ptr look)
       check_size_(!volume.is_block_device()),
       look_(std::move(look)) {
   static_assert(sizeof(Op) <= sizeof(BackendIo::Scratch));
+  if (look_ != nullptr) ring_.ChangeWorkersMax(kHangingMax);
 }
 
-FileQueue::~FileQueue() { CHECK_EQ(outstanding_count_, 0u); }
+FileQueue::~FileQueue() {
+  CHECK_EQ(outstanding_count_, 0u);
+  if (look_ != nullptr) ring_.ChangeWorkersMax(-static_cast<int>(kHangingMax));
+}
 
 void FileQueue::Submit(BackendIo& io) {
   DCHECK(reactor_.InThread());
@@ -74,19 +81,29 @@ void FileQueue::Submit(BackendIo& io) {
   if (io.op == BackendOp::kSecureErase) return io.OnBackendDone(-EOPNOTSUPP);
   if (io.op != BackendOp::kFlush && io.length == 0) return io.OnBackendDone(0);
   auto* op = std::construct_at(reinterpret_cast<Op*>(io.scratch.bytes), *this, io);
-  ++outstanding_count_;
   if (io.preflush) op->step_ = Step::kPreflush;
-  Start(*op);
+  if (look_ != nullptr && outstanding_count_ >= kHangingMax) return waiting_.PushBack(*op);
+  Begin(*op);
+}
+
+void FileQueue::Begin(Op& op) {
+  ++outstanding_count_;
+  Start(op);
 }
 
 bool FileQueue::Intact(const BackendIo& io) {
   if (!check_size_) return true;
   if (reactor_.now_ns() - size_checked_ns_ >= kSizeCheckIntervalNs) {
-    size_checked_ns_ = reactor_.now_ns();
-    volume_.CheckKnownSize();
-    if (look_ != nullptr) look_->Start(ring_);
+    LookAtSize();
   }
   return io.op == BackendOp::kFlush || io.offset + io.length <= volume_.intact_bytes();
+}
+
+// Some remote file systems wait for their own pages even if they are told to ask nobody (CIFS).
+void FileQueue::LookAtSize() {
+  size_checked_ns_ = reactor_.now_ns();
+  if (look_ != nullptr) return look_->Start();
+  volume_.CheckKnownSize();
 }
 
 void FileQueue::Start(Op& op) {
@@ -187,7 +204,7 @@ void FileQueue::OnResult(Op& op, int result) {
 void FileQueue::OnTransferred(Op& op, std::uint32_t byte_count) {
   byte_count -= byte_count % volume_.geometry().logical_block_size;
   if (byte_count == 0) {
-    volume_.CheckKnownSize();
+    LookAtSize();
     return Finish(op, -EIO);
   }
   op.done_bytes_ += byte_count;
@@ -219,6 +236,7 @@ void FileQueue::Finish(Op& op, int error) {
   BackendIo& io = op.io_;
   op.~Op();
   --outstanding_count_;
+  if (!waiting_.empty()) Begin(waiting_.PopFront());
   io.OnBackendDone(error);
 }
 

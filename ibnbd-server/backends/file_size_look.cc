@@ -5,12 +5,12 @@
 
 namespace ibnbd {
 
-void FileSizeLook::Start(IoRing& ring) {
+void FileSizeLook::Start() {
   if (std::exchange(under_way_, true)) return;
   believed_ = volume_->intact_bytes();
-  io_uring_sqe* sqe = ring.GetSqe();
+  io_uring_sqe* sqe = ring_.GetSqe();
   io_uring_prep_statx(sqe, volume_->fd(), "", AT_EMPTY_PATH, STATX_SIZE, &found_);
-  ring.Prepare(sqe, *this);
+  ring_.Prepare(sqe, *this);
 }
 
 // One that is late, of a size that was believed until then, is taken up by the next.

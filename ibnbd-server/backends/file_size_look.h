@@ -21,18 +21,23 @@ class FileSizeLook final : public IoRingOp {
     void operator()(FileSizeLook* look) const { look->Release(); }
   };
   using Ptr = std::unique_ptr<FileSizeLook, Releaser>;
-  static Ptr Create(std::shared_ptr<Volume> volume) {
-    return Ptr(new FileSizeLook(std::move(volume)));
+  static Ptr Create(std::shared_ptr<Volume> volume, IoRing& ring) {
+    return Ptr(new FileSizeLook(std::move(volume), ring));
   }
+  ~FileSizeLook() override { ring_.ChangeWorkersMax(-1); }
   // Nothing, while the question before has no answer.
-  void Start(IoRing& ring);
+  void Start();
   void OnCqe(int result, std::uint32_t flags) override;
 
  private:
-  explicit FileSizeLook(std::shared_ptr<Volume> volume) : volume_(std::move(volume)) {}
+  FileSizeLook(std::shared_ptr<Volume> volume, IoRing& ring)
+      : volume_(std::move(volume)), ring_(ring) {
+    ring_.ChangeWorkersMax(1);
+  }
   void Release();
 
   const std::shared_ptr<Volume> volume_;
+  IoRing& ring_;
   struct statx found_ {};
   std::uint64_t believed_ = 0;
   bool under_way_ = false;

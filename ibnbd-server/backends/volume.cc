@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <iterator>
 #include <span>
 #include <utility>
 
@@ -84,15 +83,27 @@ absl::Status CheckFileSize(std::uint64_t size) {
   return absl::OkStatus();
 }
 
-// Another machine, or a process, answers for it.
-bool IsRemoteFileSystem(int fd) {
+// Another machine, or a process, may have to answer for it.  Local are file systems on one block
+// device, and those that are known to manage their own, or to need none; all else, such as an
+// overlay of others, is not known.
+bool IsRemoteFileSystem(int fd, std::uint32_t device_major) {
   struct statfs info {};
   if (fstatfs(fd, &info) != 0) return true;
-  const auto type = static_cast<unsigned long>(info.f_type) & 0xffffffff;
-  static constexpr unsigned long kRemote[] = {
-      NFS_SUPER_MAGIC,  FUSE_SUPER_MAGIC, SMB_SUPER_MAGIC, SMB2_SUPER_MAGIC, CIFS_SUPER_MAGIC,
-      CEPH_SUPER_MAGIC, V9FS_MAGIC,       AFS_SUPER_MAGIC, CODA_SUPER_MAGIC, OCFS2_SUPER_MAGIC};
-  return std::find(std::begin(kRemote), std::end(kRemote), type) != std::end(kRemote);
+  switch (static_cast<std::uint32_t>(info.f_type)) {
+    case FUSE_SUPER_MAGIC:
+    case OCFS2_SUPER_MAGIC:
+    case 0x01161970:  // GFS2
+      return true;
+    case TMPFS_MAGIC:
+    case RAMFS_MAGIC:
+    case HUGETLBFS_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case 0x2fc12fc1:  // ZFS
+    case 0xca451a4e:  // bcachefs
+      return false;
+    default:
+      return device_major == 0;
+  }
 }
 
 std::uint64_t MixId(std::uint64_t id, std::uint64_t value) { return Prng(id ^ value).Next(); }
@@ -192,7 +203,7 @@ absl::Status Volume::ExamineFile() {
   if (!S_ISREG(stx.stx_mode)) return absl::AbortedError("was replaced while it was opened");
   device_ = (std::uint64_t{stx.stx_dev_major} << 32) | stx.stx_dev_minor;
   inode_ = stx.stx_ino;
-  is_remote_ = IsRemoteFileSystem(fd_.get());
+  is_remote_ = options_.as_if_remote || IsRemoteFileSystem(fd_.get(), stx.stx_dev_major);
   geometry_.size_bytes = stx.stx_size;
   RETURN_IF_ERROR(CheckFileSize(geometry_.size_bytes));
   // Device numbers change over reboots; the inode with its birth in nanoseconds does not.

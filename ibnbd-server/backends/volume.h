@@ -34,6 +34,7 @@ struct VolumeOptions {
   std::int64_t lock_wait_ns = 5 * kNsPerSecond;
   // The path given to Volume::Open() is one that stat(2) can follow.
   bool path_is_real = false;
+  bool as_if_remote = false;  // For tests: is_remote() of any file.
 };
 
 // How a range is given back or zeroed; tried in the order of the lists in volume.cc, from the best

@@ -192,6 +192,19 @@ int IoRing::RegisterBuffer(std::span<std::byte> memory) {
   return -1;
 }
 
+// A kernel before 5.15 knows no limit, and a foreign thread after the owner's end needs none.
+void IoRing::ChangeWorkersMax(int count) {
+  workers_added_ += count;
+  unsigned limits[2] = {0, 0};  // Of regular files and of all else; 0 asks.
+  if (workers_base_ == 0) {
+    if (io_uring_register_iowq_max_workers(&ring_, limits) != 0 || limits[0] == 0) return;
+    workers_base_ = limits[0];
+  }
+  limits[0] = workers_base_ + static_cast<unsigned>(workers_added_);
+  limits[1] = 0;
+  (void)io_uring_register_iowq_max_workers(&ring_, limits);
+}
+
 void IoRing::UnregisterBuffer(int slot) {
   CHECK(slot >= 0 && static_cast<unsigned>(slot) < kBufferSlots);
   const auto index = static_cast<unsigned>(slot);

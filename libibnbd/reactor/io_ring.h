@@ -73,6 +73,11 @@ class IoRing {
   int RegisterBuffer(std::span<std::byte> memory);
   void UnregisterBuffer(int slot);
 
+  // So many operations more may wait in worker threads of the kernel's at the same time (fewer, if
+  // negative).  By default it is 4 per CPU, for all rings of the thread: as many operations that do
+  // not end stop everything else that needs a worker.
+  void ChangeWorkersMax(int count);
+
   // Its thread has ended, and it was bound to it: all completes with -ECANCELED.
   [[nodiscard]] bool abandoned() const { return abandoned_; }
 
@@ -99,6 +104,8 @@ class IoRing {
   bool buffers_ready_ = false;
   std::uint64_t enter_count_ = 0;
   std::uint32_t inflight_count_ = 0;
+  unsigned workers_base_ = 0;  // What the kernel began with; 0: it was not asked yet.
+  int workers_added_ = 0;
   std::unique_ptr<bool[]> buffer_used_;
 };
 
