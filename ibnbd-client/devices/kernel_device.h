@@ -61,6 +61,8 @@ class KernelDevice {
   virtual absl::Status Stop(std::int64_t timeout_ms) = 0;
 };
 
+// Whether number N is taken: also by a device that was taken away and is still open somewhere.
+bool UblkNumberIsTaken(int index);
 // What the kernel says of a block device: its size in bytes; 0: there is none.
 std::uint64_t SizeOfBlockDevice(const std::string& node);
 

@@ -6,11 +6,14 @@
 #include <liburing.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 
 namespace ibnbd::client {
@@ -19,6 +22,8 @@ namespace {
 constexpr const char* kControlPath = "/dev/ublk-control";
 // Of commands that change a few fields in the kernel.
 constexpr std::int64_t kShortMs = 5000;
+// For the last user of a device that was deleted to close it; then its number is free.
+constexpr std::int64_t kLastUserMs = 2000;
 
 std::uint64_t AddressOf(const void* object) { return reinterpret_cast<std::uintptr_t>(object); }
 
@@ -27,6 +32,14 @@ ublksrv_ctrl_cmd CommandFor(std::uint32_t id) {
   command.dev_id = id;
   command.queue_id = 0xffff;  // None.
   return command;
+}
+
+// Not in the sense of GetInfo(), which finds a deleted device until its last user has closed it.
+bool IsDeleted(std::uint32_t id) {
+  const std::filesystem::path all = "/sys/class/ublk-char";
+  std::error_code error;
+  return std::filesystem::exists(all, error) &&
+         !std::filesystem::exists(all / absl::StrCat("ublkc", id), error) && !error;
 }
 
 absl::Status Refused(int error, const char* what, std::uint32_t id) {
@@ -172,12 +185,20 @@ absl::Status UblkControl::UpdateSize(std::uint32_t id, std::uint64_t size_bytes)
 
 absl::Status UblkControl::StopDevice(std::uint32_t id, std::int64_t timeout_ms) {
   const int result = Run(Op(UBLK_CMD_STOP_DEV), CommandFor(id), timeout_ms);
-  return result == 0 ? absl::OkStatus() : Refused(result, "stop", id);
+  return result == 0 || result == -ENODEV ? absl::OkStatus() : Refused(result, "stop", id);
 }
 
 absl::Status UblkControl::DeleteDevice(std::uint32_t id, std::int64_t timeout_ms) {
-  const int result = Run(Op(UBLK_CMD_DEL_DEV), CommandFor(id), timeout_ms);
-  return result == 0 ? absl::OkStatus() : Refused(result, "delete", id);
+  const std::int64_t wait_ms = std::min(timeout_ms, kLastUserMs);
+  int result = Run(Op(UBLK_CMD_DEL_DEV), CommandFor(id), wait_ms);
+  if (result == -ETIME && !IsDeleted(id)) {  // It waits for other commands.
+    result = Run(Op(UBLK_CMD_DEL_DEV), CommandFor(id), timeout_ms - wait_ms);
+  }
+  if (result == -ETIME && IsDeleted(id)) {
+    LOG_INFO("ublk", id, " is deleted; its number is free when its last user closes it");
+    return absl::OkStatus();
+  }
+  return result == 0 || result == -ENODEV ? absl::OkStatus() : Refused(result, "delete", id);
 }
 
 }  // namespace ibnbd::client

@@ -32,9 +32,12 @@ class UblkControl {
   absl::Status StartRecovery(std::uint32_t id);
   absl::Status EndRecovery(std::uint32_t id, std::int64_t timeout_ms);
   absl::Status UpdateSize(std::uint32_t id, std::uint64_t size_bytes);
-  // The block device goes away; IOs that are under way must be answered meanwhile.
+  // The block device goes away; IOs that are under way must be answered meanwhile.  OK, too, if
+  // there is no such device.
   absl::Status StopDevice(std::uint32_t id, std::int64_t timeout_ms);
-  // Requires that nobody has /dev/ublkcN open.
+  // Requires that this process does not have /dev/ublkcN open.  OK, too, if there is no such
+  // device, and if somebody still has the stopped block device open: a file system that is mounted,
+  // for one. Then its number is not free yet, and the kernel goes on by itself.
   absl::Status DeleteDevice(std::uint32_t id, std::int64_t timeout_ms);
 
  private:

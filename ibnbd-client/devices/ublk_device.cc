@@ -234,6 +234,8 @@ bool UblkDevice::WaitForQueues(absl::Time deadline) {
 
 absl::Status UblkDevice::Stop(std::int64_t timeout_ms) {
   const absl::Time deadline = absl::Now() + absl::Milliseconds(timeout_ms);
+  // For as long as we have it open, its number is not given again.
+  if (!char_device_.valid()) return RemoveLeftUblkDevice(index(), mark_);
   RETURN_IF_ERROR(control_->StopDevice(id_, timeout_ms));
   if (!WaitForQueues(deadline)) {
     return absl::DeadlineExceededError(

@@ -19,6 +19,11 @@ constexpr std::int64_t kRemoveMs = 5000;
 
 }  // namespace
 
+bool UblkNumberIsTaken(int index) {
+  const auto control = UblkControl::Open();
+  return control.ok() && (*control)->GetInfo(static_cast<std::uint32_t>(index)).ok();
+}
+
 absl::StatusOr<bool> UblkDeviceIsLeft(int index, const DeviceMark& mark) {
   const auto id = static_cast<std::uint32_t>(index);
   const auto control = UblkControl::Open();

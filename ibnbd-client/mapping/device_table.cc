@@ -194,7 +194,7 @@ absl::Status DeviceTable::TakeAway(Slot& slot, std::uint32_t timeout_ms, bool fo
   if (slot.volume != nullptr) {
     RETURN_IF_ERROR(slot.volume->Unmap(timeout_ms));
     slot.volume.reset();
-  } else if (slot.record.request.index >= 0) {
+  } else if (slot.record.request.index >= 0 && !IsShared(slot)) {
     const int index = slot.record.request.index;
     const bool ublk = slot.record.request.kind == DeviceKind::kUblk;
     const DeviceMark mark = MarkOf(slot);
@@ -226,6 +226,9 @@ absl::StatusOr<DeviceReport> DeviceTable::Remap(const std::string& selector,
   slot->record.request.volume_id = 0;  // What the server has now is what is asked for.
   slot->record.request.writer_epoch = 0;
   slot->record.request.timeout_ms = timeout_ms;
+  // By somebody who still has what was taken away: then it gets another one.
+  int& index = slot->record.request.index;
+  if (slot->record.request.kind == DeviceKind::kUblk && UblkNumberIsTaken(index)) index = -1;
   return MapInto(slot);
 }
 

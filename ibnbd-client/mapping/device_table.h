@@ -144,6 +144,7 @@ class DeviceTable {
   void SaveOrLog();
   DeviceMark MarkOf(const Slot& slot) const;
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;
+  bool IsShared(const Slot& slot);
   void RemoveUnknown();
   void TakeOver(const SlotPtr& slot);
   absl::Status TryTakeOver(const SlotPtr& slot);

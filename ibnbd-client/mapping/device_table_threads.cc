@@ -49,6 +49,18 @@ absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
                                                        : NbdDeviceIsLeft(index, mark);
 }
 
+// Whether another record is about the same device.  One of them is wrong, and nobody writes to the
+// device, or takes it away, before it is known which.
+bool DeviceTable::IsShared(const Slot& slot) {
+  const MapRequest& mine = slot.record.request;
+  absl::MutexLock lock(&mutex_);
+  return std::any_of(slots_.begin(), slots_.end(), [&](const SlotPtr& other) {
+    const MapRequest& its = other->record.request;
+    return other.get() != &slot && !other->record.node.empty() && its.kind == mine.kind &&
+           its.index == mine.index;
+  });
+}
+
 // What was not written down was not announced, and nobody uses it.  As long as it cannot be read
 // which device a record is about, it could be any.
 void DeviceTable::RemoveUnknown() {
@@ -126,7 +138,12 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
     SaveOrLog();
     return absl::OkStatus();
   }
-  const absl::Status status = left.ok() ? Start(slot, true) : left.status();
+  absl::Status status = left.status();
+  if (status.ok() && IsShared(*slot)) {
+    status = absl::FailedPreconditionError(
+        "another record is about this device, too: unmap the wrong one, by its URI");
+  }
+  if (status.ok()) status = Start(slot, true);
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
   slot->untried = false;
