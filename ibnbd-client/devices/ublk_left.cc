@@ -3,6 +3,8 @@
 // kernel_device.h.  A number may have come to somebody else, so that each looks whose it is first.
 #include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <string>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -17,6 +19,18 @@ namespace {
 
 constexpr std::int64_t kRemoveMs = 5000;
 
+// To ask about the device; null: there is none, for sure.  A control device that is not there says
+// nothing about the others: they can be out of sight as well, in a container for one.
+absl::StatusOr<std::unique_ptr<UblkControl>> ControlOf(int index) {
+  auto control = UblkControl::Open();
+  if (!absl::IsNotFound(control.status())) return control;
+  std::error_code error;
+  const std::string device = absl::StrCat("/sys/class/ublk-char/ublkc", index);
+  if (!std::filesystem::exists("/sys/class", error)) return control;
+  if (std::filesystem::exists(device, error) || error) return control;
+  return nullptr;
+}
+
 }  // namespace
 
 bool UblkNumberIsTaken(int index) {
@@ -26,15 +40,14 @@ bool UblkNumberIsTaken(int index) {
 
 absl::StatusOr<bool> UblkDeviceIsLeft(int index, const DeviceMark& mark) {
   const auto id = static_cast<std::uint32_t>(index);
-  const auto control = UblkControl::Open();
-  if (absl::IsNotFound(control.status())) return false;  // Nor is the module.
-  RETURN_IF_ERROR(control.status());
-  const auto info = (*control)->GetInfo(id);
+  ASSIGN_OR_RETURN(const std::unique_ptr<UblkControl> control, ControlOf(index));
+  if (control == nullptr) return false;
+  const auto info = control->GetInfo(id);
   if (absl::IsNotFound(info.status())) return false;
   RETURN_IF_ERROR(info.status());
   if (!UblkFlagsAre(info->ublksrv_flags, mark)) return false;  // The number is another one's now.
   if (info->state != UBLK_S_DEV_DEAD) return true;
-  RETURN_IF_ERROR((*control)->DeleteDevice(id, kRemoveMs));
+  RETURN_IF_ERROR(control->DeleteDevice(id, kRemoveMs));
   return false;
 }
 
@@ -61,15 +74,14 @@ void RemoveUnknownUblkDevices(std::uint64_t owner, std::span<const int> known) {
 
 absl::Status RemoveLeftUblkDevice(int index, const DeviceMark& mark) {
   const auto id = static_cast<std::uint32_t>(index);
-  const auto control = UblkControl::Open();
-  if (absl::IsNotFound(control.status())) return absl::OkStatus();  // No module, no device.
-  RETURN_IF_ERROR(control.status());
-  const auto info = (*control)->GetInfo(id);
+  ASSIGN_OR_RETURN(const std::unique_ptr<UblkControl> control, ControlOf(index));
+  if (control == nullptr) return absl::OkStatus();
+  const auto info = control->GetInfo(id);
   if (absl::IsNotFound(info.status())) return absl::OkStatus();
   RETURN_IF_ERROR(info.status());
   if (!UblkFlagsAre(info->ublksrv_flags, mark)) return absl::OkStatus();
-  RETURN_IF_ERROR((*control)->StopDevice(id, kRemoveMs));
-  return (*control)->DeleteDevice(id, kRemoveMs);
+  RETURN_IF_ERROR(control->StopDevice(id, kRemoveMs));
+  return control->DeleteDevice(id, kRemoveMs);
 }
 
 }  // namespace ibnbd::client

@@ -3,7 +3,7 @@
 # Numbers of block devices are given again.  A device that is taken away from under a file system is gone for its daemon,
 # whoever still has it open; its number, when it comes back, is that of another volume's device, and nobody takes the one
 # for the other: not a daemon that is started again, not one with two records of the same number, not one that finds
-# somebody else's device there.
+# somebody else's device there.  And a device is not gone because nobody can be asked about it.
 . "$(dirname "$0")/fixed-ublk.sh"
 . "$(dirname "$0")/map-functions.sh"
 requires python3
@@ -78,6 +78,17 @@ wait_for 20 both_wait || fail "two records of $node, and not both wait: $(ibnbd-
 unmap "$uri/a"
 wait_for 20 served || fail "the wrong record of $node is unmapped, and the right one is not served: $(ibnbd-client list)"
 is b "$node" || fail "$node is not b after its namesake was unmapped"
+
+# Nobody can be asked.
+kill_daemon
+mv /dev/ublk-control /dev/ublk-control.away
+start_daemon
+unasked() { ibnbd-client list --json | grep -q 'ublk-control'; }
+wait_for 20 unasked || fail "a device that cannot be asked for: $(ibnbd-client list --json)"
+grep -q "$uri/b" "$state" || fail "what cannot be asked for is forgotten: $(cat "$state")"
+mv /dev/ublk-control.away /dev/ublk-control
+wait_for 30 served || fail "the device is not taken over: $(ibnbd-client list)"
+is b "$node" || fail "$node is not b after nobody could be asked"
 
 # Somebody else's device, and a record that cannot be read.
 cp "$state" "$work/state"
