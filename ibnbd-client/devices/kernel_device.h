@@ -71,11 +71,6 @@ std::uint64_t SizeOfBlockDevice(const std::string& node);
 bool IsLeftBehind(const absl::Status& status);
 absl::Status LeftBehind(absl::Status status);
 
-// Of a start that failed: the kernel has not let go of the device, and of the session's memory. The
-// session must stay for as long as the process, and who tries it again in this process will fail.
-bool IsLeftBehind(const absl::Status& status);
-absl::Status LeftBehind(absl::Status status);
-
 // "ublk" needs Linux 6.0 and the module ublk_drv; "nbd" the module nbd.
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartUblkDevice(DeviceLoops& loops,
                                                               const OpenVolume& volume,
