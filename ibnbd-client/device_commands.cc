@@ -111,6 +111,20 @@ absl::Status Serve(LogLevel level, const std::function<absl::Status(LogWriter&)>
   return status;
 }
 
+// Of a device that was there already, and may have been changed since: it stays as it is.
+void SayWhatDiffers(const ControlRequest& request, const Json& answer) {
+  const auto device = answer.find("device");
+  if (device == answer.end() || !device->is_object()) return;
+  const auto compare = [&](const char* what, const char* key, std::int64_t wanted) {
+    const auto is = device->find(key);
+    if (is == device->end() || !is->is_number_integer() || *is == wanted) return;
+    std::fprintf(stderr, "ibnbd-client: warning: %s is mapped already, with another %s\n",
+                 Member(*device, "device").c_str(), what);
+  };
+  compare("--on-loss", "fail_after_ms", request.map.fail_after_ms);
+  compare("--queue-depth", "queue_depth", request.map.queue_depth);
+}
+
 absl::Status RunMap(const DeviceCommandOptions& options) {
   ControlRequest request;
   request.command = Command::kMap;
@@ -119,7 +133,10 @@ absl::Status RunMap(const DeviceCommandOptions& options) {
     return Serve(LogLevel::kWarn,
                  [&](LogWriter& log) { return RunForeground(request.map, options.daemon, log); });
   }
-  return PrintNode(options, Ask(options.ask, request));
+  request.if_needed = options.if_needed;
+  const absl::StatusOr<Json> answer = Ask(options.ask, request);
+  if (options.if_needed && answer.ok()) SayWhatDiffers(request, *answer);
+  return PrintNode(options, answer);
 }
 
 absl::Status AskAbout(const DeviceCommandOptions& options, Command command) {
@@ -236,8 +253,10 @@ void AddMapOptions(CLI::App& map, DeviceCommandOptions& options) {
   map.add_flag("--migration", options.migration,
                "Open it for writing although another host has it open, as live migration does")
       ->excludes(read_only);
-  map.add_flag("--foreground", options.foreground,
-               "No daemon: stay, and unmap at SIGTERM or SIGINT");
+  CLI::Option* foreground = map.add_flag("--foreground", options.foreground,
+                                         "No daemon: stay, and unmap at SIGTERM or SIGINT");
+  map.add_flag("--if-needed", options.if_needed, "Content if it is mapped in this way already")
+      ->excludes(foreground);
   AddOnLoss(map, options);
   map.add_option("--session", options.session,
                  "Its session, shared with what names the same one (default: one per server); a "

@@ -29,7 +29,7 @@ struct DeviceCommandOptions {
   std::string path_policy, dead_after;  // "": as it is.  Also set.
   std::string kind = "ublk";
   std::string session;  // "": the one of the server.
-  bool read_only = false, migration = false, foreground = false;
+  bool read_only = false, migration = false, foreground = false, if_needed = false;
   std::string on_loss = "hold";  // Also set, "" there: as it is.
   std::uint32_t queue_depth = 128;
   int index = -1;

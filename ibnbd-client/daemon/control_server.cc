@@ -23,6 +23,23 @@ namespace {
 // For a client to say what it wants, and to take the answer.
 constexpr absl::Duration kTalkTime = absl::Seconds(5);
 
+// One that only says no more is still there.
+bool HasLeft(int client) {
+  pollfd one{.fd = client, .events = 0, .revents = 0};
+  return ::poll(&one, 1, 0) > 0 && (one.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+bool IsMapping(Command command) { return command == Command::kMap || command == Command::kRemap; }
+
+std::string Line(const Json& answer) {
+  return answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+void Say(int client, const std::string& answer) {
+  // A client that has left does not want its answer.
+  (void)WriteAll(client, answer, absl::Now() + kTalkTime, "control answer");
+}
+
 }  // namespace
 
 ControlServer::ControlServer(UniqueFd listening, DeviceTable& table)
@@ -40,7 +57,7 @@ std::unique_ptr<ControlServer> ControlServer::Start(UniqueFd listening, DeviceTa
 
 void ControlServer::Accept() {
   const auto has_room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return workers_ < kWorkersMax;
+    return workers_ < kWorkersMax || stopping_;
   };
   while (true) {
     pollfd both[2] = {{.fd = listening_.get(), .events = POLLIN, .revents = 0},
@@ -55,9 +72,12 @@ void ControlServer::Accept() {
       absl::SleepFor(absl::Milliseconds(100));  // Out of descriptors, most likely.
       continue;
     }
-    mutex_.LockWhen(absl::Condition(&has_room));
-    ++workers_;
-    mutex_.Unlock();
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(&has_room));
+      if (stopping_) return;
+      ++workers_;
+    }
     std::thread([this, client = std::move(client)]() mutable {
       Serve(std::move(client));
     }).detach();
@@ -67,33 +87,73 @@ void ControlServer::Accept() {
 void ControlServer::Serve(UniqueFd client) {
   const auto line =
       ReadLine(client.get(), kRequestSizeMax, absl::Now() + kTalkTime, "control request");
-  const std::string answer = line.ok() ? Answer(*line) : ErrorAnswer(line.status());
-  // A client that has left does not want its answer.
-  (void)WriteAll(client.get(), answer, absl::Now() + kTalkTime, "control answer");
+  const auto request = line.ok() ? ParseRequest(*line) : line.status();
+  if (!request.ok()) {
+    Say(client.get(), ErrorAnswer(request.status()));
+  } else if (IsMapping(request->command)) {
+    ServeMapping({std::move(client), *request});
+  } else {
+    Answer({std::move(client), *request});
+  }
   client.Reset();
   absl::MutexLock lock(&mutex_);
   --workers_;
 }
 
-std::string ControlServer::Answer(const std::string& line) {
-  const auto request = ParseRequest(line);
-  if (!request.ok()) return ErrorAnswer(request.status());
-  const auto answer = Run(*request);
-  if (!answer.ok()) return ErrorAnswer(answer.status());
-  return answer->dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+void ControlServer::ServeMapping(Asker asker) {
+  bool refused = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) return;
+    if (mapping_ < kMappingMax) {
+      ++mapping_;
+    } else if (parked_.size() < kParkedMax) {
+      parked_.push_back(std::move(asker));
+      return;
+    } else {
+      refused = true;
+    }
+  }
+  if (refused) {
+    Say(asker.client.get(), ErrorAnswer(absl::ResourceExhaustedError(
+                                absl::StrCat("map: ", kParkedMax, " others wait for their turn"))));
+    return;
+  }
+  while (true) {
+    if (!HasLeft(asker.client.get())) Answer(asker);
+    absl::MutexLock lock(&mutex_);
+    if (parked_.empty()) {
+      --mapping_;
+      return;
+    }
+    asker = std::move(parked_.front());
+    parked_.pop_front();
+  }
 }
 
-absl::StatusOr<Json> ControlServer::Run(const ControlRequest& request) {
+void ControlServer::Answer(const Asker& asker) {
+  const auto answer = Run(asker);
+  Say(asker.client.get(), answer.ok() ? Line(*answer) : ErrorAnswer(answer.status()));
+}
+
+absl::StatusOr<Json> ControlServer::Map(const Asker& asker) {
+  MapRequest map = asker.request.map;
+  map.survives_us = true;
+  ASSIGN_OR_RETURN(const DeviceReport report,
+                   table_.Map(map, asker.request.if_needed,
+                              [client = asker.client.get()] { return !HasLeft(client); }));
+  return Json{{"device", ToJson(report)}};
+}
+
+absl::StatusOr<Json> ControlServer::Run(const Asker& asker) {
+  const ControlRequest& request = asker.request;
   const auto with_device = [](const absl::StatusOr<DeviceReport>& report) -> absl::StatusOr<Json> {
     if (!report.ok()) return report.status();
     return Json{{"device", ToJson(*report)}};
   };
   switch (request.command) {
-    case Command::kMap: {
-      MapRequest map = request.map;
-      map.survives_us = true;
-      return with_device(table_.Map(map));
-    }
+    case Command::kMap:
+      return Map(asker);
     case Command::kUnmap:
       RETURN_IF_ERROR(table_.Unmap(request.device, request.timeout_ms, request.force));
       return Json::object();
@@ -165,11 +225,16 @@ absl::StatusOr<Json> ControlServer::Set(const ControlRequest& request) {
 }
 
 bool ControlServer::Stop(std::int64_t timeout_ms) {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
   const std::uint64_t one = 1;
   CHECK(::write(stop_.get(), &one, sizeof(one)) == sizeof(one));
-  acceptor_.join();
+  if (acceptor_.joinable()) acceptor_.join();
   const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return workers_ == 0; };
   absl::MutexLock lock(&mutex_);
+  parked_.clear();
   return mutex_.AwaitWithTimeout(absl::Condition(&idle), absl::Milliseconds(timeout_ms));
 }
 

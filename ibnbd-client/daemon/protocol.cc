@@ -162,6 +162,7 @@ absl::StatusOr<ControlRequest> ParseRequest(const std::string& line) {
   RETURN_IF_ERROR(fields.status());
   if (request.command == Command::kMap) {
     ASSIGN_OR_RETURN(request.map, MapFrom(fields));
+    request.if_needed = fields.Flag("if_needed");
   } else if (request.command != Command::kList) {
     request.device = fields.Text("device", request.command != Command::kSessions);
   }
@@ -182,6 +183,7 @@ std::string FormatRequest(const ControlRequest& request) {
   Json json = {{"command", NameIn(kCommands, request.command)}, {"timeout_ms", request.timeout_ms}};
   if (request.command == Command::kMap) {
     Put(request.map, &json);
+    if (request.if_needed) json["if_needed"] = true;
   } else if (request.command != Command::kList) {
     json["device"] = request.device;
     json["force"] = request.force;

@@ -42,7 +42,8 @@ enum class Command {
 
 struct ControlRequest {
   Command command = Command::kList;
-  MapRequest map;  // kMap.
+  MapRequest map;          // kMap,
+  bool if_needed = false;  // and whether a device that is there already will do.
   // All but kMap and kList: a node, or a URI; of what is about sessions also a session's name or
   // server; kSessions "": all.
   std::string device;

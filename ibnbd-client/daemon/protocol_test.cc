@@ -70,6 +70,18 @@ TEST(ControlProtocol, RequestsAboutADeviceAreReadAsTheyWereWritten) {
   }
 }
 
+TEST(ControlProtocol, WhetherADeviceThatIsThereWillDoIsReadAsItWasWritten) {
+  for (const bool if_needed : {false, true}) {
+    ControlRequest request;
+    request.command = Command::kMap;
+    request.map.uri = *ParseUri("tcp://h/v");
+    request.if_needed = if_needed;
+    const auto read = ParseRequest(FormatRequest(request));
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->if_needed, if_needed);
+  }
+}
+
 TEST(ControlProtocol, ALossPolicyIsReadAsItWasWrittenAndNeverLeftOut) {
   for (const std::int64_t ms : {-1, 0, 1500}) {
     ControlRequest request;

@@ -14,6 +14,44 @@
 #include "ibnbd-client/mapping/device_users.h"
 
 namespace ibnbd::client {
+namespace {
+
+// For udev to have looked at a new device.
+constexpr absl::Duration kUdevTime = absl::Seconds(5);
+constexpr std::uint32_t kUnwantedMs = 1000;  // For IOs of one that nobody was told of.
+
+absl::Status AskerHasLeft(const std::string& uri) {
+  return absl::CancelledError(absl::StrCat("map ", uri, ": who asked has left"));
+}
+
+std::string WhatIs(DeviceKind kind, ibnbd_access access) {
+  const char* how = access == IBNBD_READ_ONLY   ? "read-only"
+                    : access == IBNBD_MIGRATION ? "for migration"
+                                                : "read-write";
+  return absl::StrCat(NameOf(kind), ", ", how);
+}
+
+// Whether what is mapped is what is wanted.
+absl::Status WillDo(const DeviceRecord& there, const MapRequest& wanted) {
+  const MapRequest& is = there.request;
+  const std::string what =
+      absl::StrCat("map ", wanted.uri.ToString(), ": it is mapped already, as ", there.node);
+  if (!there.unread.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, ", whose record this daemon cannot read"));
+  }
+  if (is.kind != wanted.kind || is.access != wanted.access) {
+    return absl::AlreadyExistsError(absl::StrCat(what, " (", WhatIs(is.kind, is.access), "), not ",
+                                                 WhatIs(wanted.kind, wanted.access)));
+  }
+  if (wanted.index >= 0 && wanted.index != is.index) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(what, ", not ", NodeOf(wanted.kind, wanted.index)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 DeviceTable::DeviceTable(DeviceLoops& loops, SessionTable& sessions, DeviceNames names, SaveFn save,
                          ClockFn ms_since_boot)
@@ -82,16 +120,34 @@ void DeviceTable::Drop(const SlotPtr& slot) {
   if (!node.empty()) DeviceNames::Announce(node);
 }
 
-// A place for a volume that is not mapped yet, claimed.
-absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& request) {
-  absl::MutexLock lock(&mutex_);
+// A place for a volume that is not mapped yet, claimed; or, if that will do, the device that is
+// there, which is not.
+absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& request,
+                                                          bool if_needed) {
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(request.timeout_ms);
   const std::string uri = request.uri.ToString();
-  for (const SlotPtr& slot : slots_) {
-    if (slot->record.request.uri.ToString() != uri) continue;
-    return absl::AlreadyExistsError(
-        slot->record.node.empty()
-            ? absl::StrCat("map ", uri, ": another command maps it just now")
-            : absl::StrCat("map ", uri, ": it is mapped already, as ", slot->record.node));
+  absl::MutexLock lock(&mutex_);
+  while (true) {
+    const auto found = std::find_if(slots_.begin(), slots_.end(), [&](const SlotPtr& slot) {
+      return slot->record.request.uri.ToString() == uri;
+    });
+    if (found == slots_.end()) break;
+    const SlotPtr slot = *found;
+    if (!if_needed) {
+      return absl::AlreadyExistsError(
+          slot->record.node.empty()
+              ? absl::StrCat("map ", uri, ": another command maps it just now")
+              : absl::StrCat("map ", uri, ": it is mapped already, as ", slot->record.node));
+    }
+    if (!slot->busy) {
+      RETURN_IF_ERROR(WillDo(slot->record, request));
+      return slot;
+    }
+    const auto free = [&slot] { return !slot->busy; };
+    if (!mutex_.AwaitWithDeadline(absl::Condition(&free), deadline)) {
+      return absl::UnavailableError(
+          absl::StrCat("map ", uri, ": another command about it is under way"));
+    }
   }
   auto slot = std::make_shared<Slot>();
   slot->record.request = request;
@@ -146,8 +202,11 @@ absl::Status DeviceTable::WriteDown(const SlotPtr& slot, int index,
   return Save();
 }
 
-absl::StatusOr<DeviceReport> DeviceTable::MapInto(const SlotPtr& slot) {
-  if (absl::Status status = Start(slot, false); !status.ok()) {
+absl::StatusOr<DeviceReport> DeviceTable::MapInto(const SlotPtr& slot, const WantedFn& wanted) {
+  absl::Status status = Start(slot, false);
+  const bool is_unwanted = status.ok() && wanted && !wanted();
+  if (is_unwanted) status = UnmapUnwanted(slot);
+  if (!status.ok()) {
     Drop(slot);
     SaveOrLog();
     return status;
@@ -156,6 +215,22 @@ absl::StatusOr<DeviceReport> DeviceTable::MapInto(const SlotPtr& slot) {
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
   return ReportOf(*slot);
+}
+
+// OK: it stays, somebody uses it already.
+absl::Status DeviceTable::UnmapUnwanted(const SlotPtr& slot) {
+  const absl::Status left = AskerHasLeft(slot->record.request.uri.ToString());
+  const absl::Time deadline = absl::Now() + kUdevTime;
+  absl::Status away;
+  do {  // udev looks at what is new.
+    away = TakeAway(*slot, kUnwantedMs, false);
+  } while (!away.ok() && absl::Now() < deadline && SleepFor(absl::Milliseconds(100)));
+  if (away.ok()) {
+    LOG_INFO(left.message(), "; ", slot->record.node, " is unmapped");
+    return left;
+  }
+  LOG_WARN(left.message(), ", but ", slot->record.node, " stays: ", away.message());
+  return absl::OkStatus();
 }
 
 // A device that is in use must not wait for the session behind one that is not mapped yet, which
@@ -175,12 +250,18 @@ absl::Status DeviceTable::WaitForTakeOvers(const MapRequest& request) {
                                              ": devices of the same server are being taken over"));
 }
 
-absl::StatusOr<DeviceReport> DeviceTable::Map(MapRequest request) {
+absl::StatusOr<DeviceReport> DeviceTable::Map(const MapRequest& request, bool if_needed,
+                                              const WantedFn& wanted) {
   RETURN_IF_ERROR(WaitForTakeOvers(request));
   // nbd: the device is there a moment before its name is written.
   if (request.kind == DeviceKind::kNbd) names_.RemoveStale(nullptr);
-  ASSIGN_OR_RETURN(const SlotPtr slot, Reserve(request));
-  return MapInto(slot);
+  if (wanted && !wanted()) return AskerHasLeft(request.uri.ToString());
+  ASSIGN_OR_RETURN(const SlotPtr slot, Reserve(request, if_needed));
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!slot->record.node.empty()) return ReportOf(*slot);
+  }
+  return MapInto(slot, wanted);
 }
 
 // Of a slot that is claimed.
@@ -229,7 +310,7 @@ absl::StatusOr<DeviceReport> DeviceTable::Remap(const std::string& selector,
   // By somebody who still has what was taken away: then it gets another one.
   int& index = slot->record.request.index;
   if (slot->record.request.kind == DeviceKind::kUblk && UblkNumberIsTaken(index)) index = -1;
-  return MapInto(slot);
+  return MapInto(slot, nullptr);
 }
 
 absl::StatusOr<DeviceReport> DeviceTable::Refresh(const std::string& selector,

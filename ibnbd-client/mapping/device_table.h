@@ -72,7 +72,11 @@ class DeviceTable {
 
   // `selector` below: "/dev/ublkb0", or the volume's URI.  Links are not followed: that may wait
   // for a disk, which may be one of ours.
-  absl::StatusOr<DeviceReport> Map(MapRequest request);
+  // `if_needed`: one that is mapped already will do, if it is of that kind and access.  `wanted`:
+  // if it is false the asker has left, and nothing stays; empty: he never does.
+  using WantedFn = std::function<bool()>;
+  absl::StatusOr<DeviceReport> Map(const MapRequest& request, bool if_needed,
+                                   const WantedFn& wanted);
   // `force`: even if it is in use, whose IOs then fail.
   absl::Status Unmap(const std::string& selector, std::uint32_t timeout_ms, bool force);
   // Takes the device away and makes it again, with the facts that the server has now.
@@ -128,11 +132,12 @@ class DeviceTable {
   absl::StatusOr<SlotPtr> ClaimReadable(const std::string& selector, std::uint32_t timeout_ms);
   void Unclaim(const SlotPtr& slot);
   absl::Status WaitForTakeOvers(const MapRequest& request);
-  absl::StatusOr<SlotPtr> Reserve(const MapRequest& request);
+  absl::StatusOr<SlotPtr> Reserve(const MapRequest& request, bool if_needed);
+  absl::Status UnmapUnwanted(const SlotPtr& slot);
   absl::Status Start(const SlotPtr& slot, bool adopt);
   void WriteName(const Slot& slot);
   absl::Status TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force);
-  absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot);
+  absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot, const WantedFn& wanted);
   void Drop(const SlotPtr& slot);
   DeviceReport ReportOf(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteDown(const SlotPtr& slot, int index, const ibnbd_device_info& volume);

@@ -70,3 +70,40 @@ wait_for 20 is_gone || fail "still there: $(ibnbd-client list)"
 expect_no_link vol
 expect_link other "$(grep '^/dev/' "$work/foreground.log")" # Whose process lives.
 killed "$other"
+
+# Mapped already: an error, unless that is all that is needed; then it must be what is asked for.
+map "$uri/vol" --as nbd
+expect_fail "mapped already, as $node" ibnbd-client map "$uri/vol" --as nbd
+again() { ibnbd-client map --if-needed "$uri/vol" --timeout 5 "$@" 2>"$work/again.log"; }
+[ "$(again --as nbd)" = "$node" ] || fail "map --if-needed: $(cat "$work/again.log")"
+[ ! -s "$work/again.log" ] || fail "map --if-needed says $(cat "$work/again.log")"
+[ "$(again --as nbd --on-loss fail-after=5s)" = "$node" ] || fail "map --if-needed --on-loss: $(cat "$work/again.log")"
+grep -q "$node is mapped already, with another --on-loss" "$work/again.log" || fail "not said: $(cat "$work/again.log")"
+expect_fail "mapped already, as $node .nbd, read-write., not ublk, read-write" ibnbd-client map --if-needed "$uri/vol"
+expect_fail "mapped already, as $node .nbd, read-write., not nbd, read-only" ibnbd-client map --if-needed "$uri/vol" --as nbd --ro
+# Also of a daemon that has just come, while the server is silent: the device is there.
+kill -STOP "$server_pid"
+killed "$daemon_pid"
+start_daemon
+[ "$(again --as nbd)" = "$node" ] || fail "map --if-needed after a restart: $(cat "$work/again.log")"
+kill -CONT "$server_pid"
+
+# Who asked has left before there was an answer: the device does not stay.
+connections() { ss -Htn state established "dport = :$port" | wc -l; }
+more_connections() { [ "$(connections)" -gt "$before" ]; }
+for kind in nbd ublk; do
+  before=$(connections)
+  kill -STOP "$server_pid"
+  start asker ibnbd-client map "$uri/other" --as $kind --session "for-$kind"
+  wait_for 20 more_connections || fail "$kind: the daemon does not ask the server"
+  killed "$pid"
+  kill -CONT "$server_pid"
+  wait_for 30 grep -q "map $uri/other: who asked has left; /dev/$kind.* is unmapped" "$work/daemon.log" ||
+    fail "$kind: the daemon did not see that who asked has left"
+  expect_no_link other
+  [ "$(ibnbd-client list | wc -l)" = 2 ] || fail "$kind: not only $node: $(ibnbd-client list)"
+done
+unmap "$node"
+! stuck_tasks || fail "tasks are stuck"
+stop "$daemon_pid"
+stop "$server_pid"
