@@ -42,6 +42,7 @@ class FileQueue final : public rnbd::BackendQueue {
   void StartRange(Op& op, io_uring_sqe* sqe);
   void OnResult(Op& op, int result);
   void OnTransferred(Op& op, std::uint32_t byte_count);
+  [[nodiscard]] bool TellsForOthers(const Op& op) const;
   bool TryNextMethod(Op& op, int error);
   void EndStep(Op& op);
   void Finish(Op& op, int error);

@@ -187,6 +187,7 @@ void FileQueue::OnResult(Op& op, int result) {
   op.retries_ = 0;
   if (is_range && op.method_ == RangeMethod::kNone) return Finish(op, -EOPNOTSUPP);
   if (result < 0) {
+    if (TellsForOthers(op)) volume_.sync_errors().Note();
     if (is_range && TryNextMethod(op, result)) return Start(op);
     // EINVAL is what the file system says to IO that it cannot do at this place.  The request was
     // checked, so it is no fault of the client's.
@@ -197,6 +198,12 @@ void FileQueue::OnResult(Op& op, int result) {
     return OnTransferred(op, op.piece_bytes_);
   }
   OnTransferred(op, static_cast<std::uint32_t>(result));
+}
+
+// All queues share one open file, and of it the kernel says once that pages were not written back.
+bool FileQueue::TellsForOthers(const Op& op) const {
+  if (op.step_ != Step::kTransfer || op.io_.op == BackendOp::kFlush) return true;
+  return op.io_.op == BackendOp::kWrite && op.io_.fua && !volume_.direct();
 }
 
 // Short transfers go on where they stopped, at a block's boundary; no progress at all is the end of

@@ -10,7 +10,9 @@ namespace ibnbd::rnbd {
 
 void IoLane::Install(std::uint32_t device_id, const LaneDevice& device) {
   if (device_id >= slots_.size()) slots_.resize(device_id + 1);
-  slots_[device_id].device = device;
+  Slot& slot = slots_[device_id];
+  if (slot.device.queue == nullptr) slot.sync_errors_told = device.sync_errors_told;
+  slot.device = device;
 }
 
 void IoLane::Remove(std::uint32_t device_id, absl::AnyInvocable<void()> idle) {

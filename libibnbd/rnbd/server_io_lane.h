@@ -28,6 +28,9 @@ class IoRequest final : public rtrs::ServerRequest, public BackendIo {
   IoLane* io_lane_ = nullptr;
   std::uint32_t device_id_ = 0;
   bool flush_after_ = false;  // FUA on a backend that can only flush.
+  // If it makes something stable.  kAll: what completed before it; kItself: FUA.
+  enum class Sync : std::uint8_t { kNone, kItself, kAll } sync_ = Sync::kNone;
+  std::uint64_t sync_errors_ = 0;  // More than these are its own to tell.
 };
 
 // What the lanes of one reactor have done.  Written by that reactor's thread alone.
@@ -61,6 +64,8 @@ struct LaneDevice {
   BackendQueue* queue = nullptr;
   Geometry geometry;
   bool read_only = false;
+  SyncErrors* sync_errors = nullptr;
+  std::uint64_t sync_errors_told = 0;  // When it was opened.
 };
 
 class IoLane final : public rtrs::ServerLaneService {
@@ -80,6 +85,7 @@ class IoLane final : public rtrs::ServerLaneService {
   friend class IoRequest;
   struct Slot {
     LaneDevice device;  // queue is null: not open.
+    std::uint64_t sync_errors_told = 0;
     std::uint32_t executing_count = 0;
     absl::AnyInvocable<void()> idle;
   };
@@ -87,6 +93,8 @@ class IoLane final : public rtrs::ServerLaneService {
   int Prepare(IoRequest& request, const proto::Io& message, const LaneDevice& device);
   int PrepareWrite(IoRequest& request, const proto::Io& message, const LaneDevice& device);
   int PrepareRange(IoRequest& request, std::uint32_t bytes_max, BackendOp op);
+  static bool BeginSync(IoRequest& request, Slot& slot);
+  static int EndSync(const IoRequest& request, Slot& slot, int error);
   void OnBackendDone(IoRequest& request, int error);
   void Count(const IoRequest& request, int error);
 

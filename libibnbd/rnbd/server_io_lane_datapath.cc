@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One IO on the server: from its message to the backend and back.  The message is a copy that the
 // client cannot change any more; every field of it is checked here before the backend sees it (B2).
+#include <algorithm>
+
 #include "base/canary.h"
 #include "base/check.h"
 #include "rnbd/server_io_lane.h"
@@ -36,10 +38,44 @@ int IoLane::StartIo(IoRequest& request, const proto::Io& message) {
   if (queue == nullptr) return -ENOTCONN;
   const int result = Prepare(request, message, slot.device);
   if (result <= 0) return result;
+  if (!BeginSync(request, slot)) return -EIO;
   request.device_id_ = device_id;
   ++slot.executing_count;
   queue->Submit(request);  // May complete, and so end the request, before it returns.
   return 1;
+}
+
+// False: a write with PREFLUSH, which must not be begun, because of what came before it.
+bool IoLane::BeginSync(IoRequest& request, Slot& slot) {
+  const BackendIo& io = request;
+  request.sync_ = IoRequest::Sync::kNone;
+  SyncErrors* errors = slot.device.sync_errors;
+  if (errors == nullptr) return true;
+  if (io.op == BackendOp::kFlush || io.preflush) {
+    // What another flush is told while both execute is true of this one, too.
+    request.sync_ = IoRequest::Sync::kAll;
+    request.sync_errors_ = slot.sync_errors_told;
+    return !io.preflush || EndSync(request, slot, 0) == 0;
+  }
+  if (io.fua || request.flush_after_) {
+    request.sync_ = IoRequest::Sync::kItself;
+    request.sync_errors_ = errors->count();
+  }
+  return true;
+}
+
+// What the IO has to say about what it made stable.  Only who asked for all that came before takes
+// note: a FUA write that fails is repeated, and means nothing to who flushes.  A reader has nothing
+// to lose, and is not the one who had to be told.
+int IoLane::EndSync(const IoRequest& request, Slot& slot, int error) {
+  SyncErrors& errors = *slot.device.sync_errors;
+  const std::uint64_t count = errors.count();
+  if (count == request.sync_errors_) return error;
+  if (request.sync_ == IoRequest::Sync::kAll) {
+    slot.sync_errors_told = std::max(slot.sync_errors_told, count);
+    if (!slot.device.read_only) errors.Tell(count);
+  }
+  return error != 0 ? error : -EIO;
 }
 
 int IoLane::Prepare(IoRequest& request, const proto::Io& message, const LaneDevice& device) {
@@ -128,6 +164,7 @@ void IoLane::OnBackendDone(IoRequest& request, int error) {
     }
     error = -ENOTCONN;
   }
+  if (request.sync_ != IoRequest::Sync::kNone) error = EndSync(request, slot, error);
   Count(request, error);
   DCHECK_GT(slot.executing_count, 0u);
   const bool idle = --slot.executing_count == 0 && slot.idle;

@@ -130,6 +130,8 @@ LaneDevice ServerSession::MakeLaneDevice(const Device& device, std::uint32_t rea
   lane_device.queue = device.open->queue(reactor);
   lane_device.geometry = device.exported->backend->geometry();
   lane_device.read_only = !IsWriter(device.mode);
+  lane_device.sync_errors = device.exported->backend->sync_errors();
+  lane_device.sync_errors_told = device.sync_errors_told;
   return lane_device;
 }
 
@@ -251,6 +253,9 @@ void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
   if (error != 0) LogClient(absl::StrCat("open ", device.name, ": ", open.status().message()));
   if (error == 0) {
     device.open = *open;
+    if (const SyncErrors* errors = device.exported->backend->sync_errors()) {
+      device.sync_errors_told = errors->told();
+    }
     error = EnterWriters(device);
   }
   if (error != 0) {

@@ -72,6 +72,8 @@ class ServerSession final : public ControlMessageHandler,
     bool forget = false;               // Revoked and opened anew: nobody will close this id.
     OpenExport* open = nullptr;        // Null before and after it is used.
     std::uint64_t size_bytes = 0;      // As the lanes know it.
+    // When it was opened; lanes of paths that come later begin with it, too.
+    std::uint64_t sync_errors_told = 0;
     std::vector<IoRequest*> closers;   // CLOSE messages to be answered at the end.
   };
   using Devices = std::map<std::uint32_t, Device>;

@@ -249,6 +249,86 @@ TEST_F(ServerTest, FuaOnADiskThatCanOnlyFlushIsAWriteAndAFlush) {
   EXPECT_EQ(plain->stable()[0], std::byte{0x77});
 }
 
+// What was lost is told to each lane once by a flush, whoever else the disk has told.
+class LostWriteBackTest : public ServerTest {
+ protected:
+  std::uint32_t OpenWriter(RawClient& client) {
+    EXPECT_TRUE(client.Open(3, "a"));
+    proto::OpenRsp opened;
+    EXPECT_EQ(client.OpenDevice("vol0", AccessMode::kReadWrite, &opened), 0);
+    return opened.device_id.get();
+  }
+  // One chunk per lane.
+  int Flush(RawClient& client, std::uint32_t id, std::uint32_t cid) {
+    const proto::Io flush = MakeIo(proto::IoOp::kFlush, id, 0, 0);
+    client.Write(cid, cid, proto::AsBytes(flush));
+    return client.Await(cid);
+  }
+  int WriteOne(RawClient& client, std::uint32_t id, std::uint32_t flags) {
+    return Write(client, 1, 1, MakeIo(proto::IoOp::kWrite, id, 8, 512, flags));
+  }
+};
+
+TEST_F(LostWriteBackTest, EachLaneIsToldOnceByItsNextFlush) {
+  RawClient& client = AddClient(1);
+  const std::uint32_t id = OpenWriter(client);
+  EXPECT_EQ(Flush(client, id, 1), 0);
+  vol0->sync_errors()->Note();
+  // One that only makes itself stable begins after that: it is none of its business.
+  EXPECT_EQ(WriteOne(client, id, proto::kIoFua), 0);
+  for (const std::uint32_t cid : {1u, 2u}) {
+    EXPECT_EQ(Flush(client, id, cid), -EIO);
+    EXPECT_EQ(Flush(client, id, cid), 0);
+  }
+}
+
+TEST_F(LostWriteBackTest, AWriteWithPreflushIsToldAndNotExecuted) {
+  RawClient& client = AddClient(1);
+  const std::uint32_t id = OpenWriter(client);
+  vol0->sync_errors()->Note();
+  EXPECT_EQ(WriteOne(client, id, proto::kIoPreflush), -EIO);
+  EXPECT_EQ(vol0->count(BackendOp::kWrite), 0u);
+  EXPECT_EQ(WriteOne(client, id, proto::kIoPreflush), 0);
+  EXPECT_EQ(vol0->count(BackendOp::kWrite), 1u);
+}
+
+TEST_F(LostWriteBackTest, WhateverExecutesWhileItIsLostIsTold) {
+  RawClient& client = AddClient(1);
+  const std::uint32_t id = OpenWriter(client);
+  vol0->HoldIos();
+  const proto::Io flush = MakeIo(proto::IoOp::kFlush, id, 0, 0);
+  client.Write(1, 0, proto::AsBytes(flush));
+  client.Write(1, 1, proto::AsBytes(flush));
+  const proto::Io fua = MakeIo(proto::IoOp::kWrite, id, 8, 512, proto::kIoFua);
+  client.Write(1, 2, proto::AsBytes(fua), std::vector<std::byte>(512));
+  world.RunFor(kNsPerMs);
+  ASSERT_EQ(vol0->executing_count(), 3u);
+  vol0->sync_errors()->Note();
+  vol0->Release();
+  for (const std::uint32_t chunk : {0u, 1u, 2u}) EXPECT_EQ(client.Await(chunk), -EIO);
+  EXPECT_EQ(Flush(client, id, 1), 0);
+}
+
+TEST_F(LostWriteBackTest, WhoComesNextIsToldWhatNoWriterWas) {
+  RawClient& client = AddClient(1);
+  RawClient& reader = AddClient(2);
+  OpenWriter(client);
+  vol0->sync_errors()->Note();
+  client.Disconnect();
+  world.RunFor(kNsPerSecond);
+  ASSERT_TRUE(reader.Open(2, "b"));
+  proto::OpenRsp opened;
+  ASSERT_EQ(reader.OpenDevice("vol0", AccessMode::kReadOnly, &opened), 0);
+  EXPECT_EQ(Flush(reader, opened.device_id.get(), 1), -EIO);
+  for (const int error : {-EIO, 0}) {
+    RawClient& next = AddClient(1);
+    const std::uint32_t id = OpenWriter(next);
+    EXPECT_EQ(Flush(next, id, 1), error);
+    next.Disconnect();
+    world.RunFor(kNsPerSecond);
+  }
+}
+
 TEST_F(ServerTest, CloseIsAnsweredWhenNothingExecutesAnyMore) {
   RawClient& client = AddClient(1);
   const std::uint32_t id = OpenAndWriteHeld(client);

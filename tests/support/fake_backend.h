@@ -54,6 +54,9 @@ class FakeBackend final : public Backend {
   absl::Status place;
   [[nodiscard]] absl::Status CheckPlace() const override { return place; }
 
+  // Count as told for others.
+  SyncErrors* sync_errors() override { return &sync_errors_; }
+
   // From now on IOs wait; Release() lets them take their course.
   void HoldIos() { holding_ = true; }
   void Release() {
@@ -88,6 +91,7 @@ class FakeBackend final : public Backend {
   std::deque<std::function<void()>> held_;
   std::deque<Flight*> executing_;
   std::uint64_t counts_[6] = {};
+  SyncErrors sync_errors_;
 };
 
 struct FakeBackend::Flight {
