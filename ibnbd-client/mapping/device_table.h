@@ -153,6 +153,7 @@ class DeviceTable {
   void RemoveUnknown();
   void TakeOver(const SlotPtr& slot);
   absl::Status TryTakeOver(const SlotPtr& slot);
+  void EndProcess();
   void RefreshAll();
   bool SleepFor(absl::Duration time);  // False: the threads are to end.
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a device table does in the background: it takes over the devices of its predecessor, and
 // asks servers for the sizes of their volumes.  See device_table.h.
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +24,7 @@ constexpr std::int64_t kLossSlackMs = 1500;  // Of two looks at the same loss.
 constexpr std::uint32_t kRefreshMs = 1000;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(200);
 constexpr absl::Duration kRetryMax = absl::Seconds(10);
+constexpr absl::Duration kServeOthers = absl::Seconds(15);
 // Of one try: others who want the same server wait for it.
 constexpr std::uint32_t kTakeOverMs = 5000;
 
@@ -119,9 +123,18 @@ void DeviceTable::TakeOver(const SlotPtr& slot) {
       last_problem = std::string(status.message());
       LOG_WARN(slot->record.node, " waits: ", last_problem);
     }
+    if (IsLeftBehind(status)) return EndProcess();
     if (!SleepFor(pause)) return;
     pause = std::min(2 * pause, kRetryMax);
   }
+}
+
+// By the way that is always taken: the next one takes all devices over.  The other devices are
+// served for a while first, in case that it comes to the same point again.
+void DeviceTable::EndProcess() {
+  if (!SleepFor(kServeOthers)) return;
+  LOG_ERROR("ends, for the next process to take over what this one cannot");
+  ::kill(::getpid(), SIGTERM);
 }
 
 absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
@@ -144,6 +157,13 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
         "another record is about this device, too: unmap the wrong one, by its URI");
   }
   if (status.ok()) status = Start(slot, true);
+  if (IsLeftBehind(status)) {
+    status = LeftBehind(
+        absl::Status(status.code(),
+                     absl::StrCat(status.message(),
+                                  "; only another process can take it over now: this one ends in ",
+                                  absl::FormatDuration(kServeOthers))));
+  }
   absl::MutexLock lock(&mutex_);
   slot->busy = false;
   slot->untried = false;
