@@ -74,7 +74,7 @@ class ServerSession final : public ControlMessageHandler,
     std::uint64_t size_bytes = 0;      // As the lanes know it.
     // When it was opened; lanes of paths that come later begin with it, too.
     std::uint64_t sync_errors_told = 0;
-    std::vector<IoRequest*> closers;   // CLOSE messages to be answered at the end.
+    std::vector<IoRequest*> closers;  // CLOSE messages to be answered at the end.
   };
   using Devices = std::map<std::uint32_t, Device>;
 

@@ -108,7 +108,10 @@ void VerbsPoller::RemoveConnection(const Place& place) {
   --connection_count_;
 }
 
-absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::AddQueue(ibv_context* context) {
+// With room for `entries` at once, if the device has it: it may not be able to resize.  As long as
+// all that are as long as they can be, so that there never are many: each is polled.
+absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::AddQueue(ibv_context* context,
+                                                                std::uint32_t entries) {
   auto queue = std::make_unique<DeviceQueue>();
   ibv_device_attr limits{};
   if (const int error = ibv_query_device(context, &limits)) {
@@ -120,7 +123,14 @@ absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::AddQueue(ibv_context* con
     return ErrnoStatus(errno, absl::StrCat("rdma: completion channel of ", DeviceName(context)));
   }
   ASSIGN_OR_RETURN(queue->device_fd, DeviceEventsFd(context));
-  queue->entries = std::min(kQueueEntriesMin, queue->entries_max);
+  std::uint32_t full = 0;
+  for (const auto& other : queues_) {
+    if (other->cq->context == context && other->entries == other->entries_max) {
+      full += other->entries;
+    }
+  }
+  queue->entries =
+      std::min(std::max({kQueueEntriesMin, std::bit_ceil(entries), full}), queue->entries_max);
   queue->cq.reset(
       ibv_create_cq(context, static_cast<int>(queue->entries), nullptr, queue->channel.get(), 0));
   if (queue->cq == nullptr) {
@@ -138,7 +148,7 @@ absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::QueueFor(ibv_context* con
     if (queue->cq->context != context) continue;
     if (entries <= queue->entries_max - queue->entries_used) return queue.get();
   }
-  ASSIGN_OR_RETURN(DeviceQueue * queue, AddQueue(context));
+  ASSIGN_OR_RETURN(DeviceQueue * queue, AddQueue(context, entries));
   if (entries > queue->entries_max) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "rdma: ", DeviceName(context), " has completion queues of at most ", queue->entries_max,
@@ -147,20 +157,29 @@ absl::StatusOr<VerbsPoller::DeviceQueue*> VerbsPoller::QueueFor(ibv_context* con
   return queue;
 }
 
-absl::StatusOr<ibv_cq*> VerbsPoller::TakeEntries(ibv_context* context, std::uint32_t entries) {
-  ASSIGN_OR_RETURN(DeviceQueue * queue, QueueFor(context, entries));
-  const std::uint32_t wanted = queue->entries_used + entries;
-  if (wanted > queue->entries) {
-    const std::uint32_t roomy = std::min(std::bit_ceil(wanted), queue->entries_max);
-    const int error = ibv_resize_cq(queue->cq.get(), static_cast<int>(roomy));
-    if (error != 0) {
-      return ErrnoStatus(error, absl::StrCat("rdma: completion queue of ", roomy, " entries on ",
-                                             DeviceName(context)));
-    }
-    queue->entries = roomy;
+// False: then it stays as it is.  Some devices cannot do it at all, others may be short of memory.
+bool VerbsPoller::Lengthen(DeviceQueue& queue, std::uint32_t wanted) {
+  const std::uint32_t roomy = std::min(std::bit_ceil(wanted), queue.entries_max);
+  const int error = ibv_resize_cq(queue.cq.get(), static_cast<int>(roomy));
+  if (error == 0) {
+    queue.entries = roomy;
+    return true;
   }
-  queue->entries_used = wanted;
-  return queue->cq.get();
+  LOG_DEBUG("rdma: ", DeviceName(queue.cq->context), ": a completion queue stays at ",
+            queue.entries,
+            " entries: ", std::string(ErrnoStatus(error < 0 ? errno : error, "resize").message()));
+  queue.entries_max = queue.entries;
+  return false;
+}
+
+absl::StatusOr<ibv_cq*> VerbsPoller::TakeEntries(ibv_context* context, std::uint32_t entries) {
+  while (true) {  // Each turn but the last ends the growth of one queue; a new one needs none.
+    ASSIGN_OR_RETURN(DeviceQueue * queue, QueueFor(context, entries));
+    const std::uint32_t wanted = queue->entries_used + entries;
+    if (wanted > queue->entries && !Lengthen(*queue, wanted)) continue;
+    queue->entries_used = wanted;
+    return queue->cq.get();
+  }
 }
 
 void VerbsPoller::ReturnEntries(ibv_cq* cq, std::uint32_t entries) {

@@ -102,7 +102,7 @@ class VerbsPoller final : public fabric::Poller {
   struct DeviceQueue {
     CompChannelHandle channel;
     CqHandle cq;
-    std::uint32_t entries_max = 0;   // What the device allows.
+    std::uint32_t entries_max = 0;   // What the device allows; never less than `entries`.
     std::uint32_t entries = 0;       // What the queue has.
     std::uint32_t entries_used = 0;  // What connections may need at once.
     bool armed = false;              // The device will tell the channel of the next completion.
@@ -112,8 +112,9 @@ class VerbsPoller final : public fabric::Poller {
   };
 
   VerbsPoller(VerbsFabric& fabric, Reactor& reactor) : fabric_(fabric), reactor_(reactor) {}
-  absl::StatusOr<DeviceQueue*> AddQueue(ibv_context* context);
+  absl::StatusOr<DeviceQueue*> AddQueue(ibv_context* context, std::uint32_t entries);
   absl::StatusOr<DeviceQueue*> QueueFor(ibv_context* context, std::uint32_t entries);
+  static bool Lengthen(DeviceQueue& queue, std::uint32_t wanted);
   std::size_t PollQueue(DeviceQueue& queue, std::span<fabric::Completion> out);
   std::size_t TakeStashed(std::span<fabric::Completion> out);
   void StashQueue(DeviceQueue& queue);
