@@ -55,9 +55,14 @@ class KernelDevice {
   [[nodiscard]] virtual int index() const = 0;
   // The size the kernel is told.  Unimplemented: this kernel cannot; remap.
   virtual absl::Status Resize(std::uint64_t size_bytes) = 0;
+  // Whether the kernel still gives us its IOs.  Never waits.
+  [[nodiscard]] virtual bool IsConnected() const { return true; }
+  // Makes it so again, when it is not.  FailedPrecondition: it is not our device any more.
+  virtual absl::Status Reconnect() { return absl::OkStatus(); }
   // Takes the device from the kernel.  Requires that the volume was closed (ibnbd_device_close()),
   // so that every IO comes back, whatever the server does: then this takes milliseconds.  After
-  // `timeout_ms`: DeadlineExceeded, saying what is left behind.
+  // `timeout_ms`: DeadlineExceeded, saying what is left behind.  OK, too, if it is not our device
+  // any more: then it is not touched.
   virtual absl::Status Stop(std::int64_t timeout_ms) = 0;
 };
 

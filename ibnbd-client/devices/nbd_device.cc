@@ -9,7 +9,10 @@
 // is sent again when its request time-out is over: 30 s, or what our udev rule sets.  We must not
 // set it ourselves: that waits for IO, in a way that cannot be killed, so that a process killed in
 // it would keep the device from the next one, which alone could serve that IO.
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -46,15 +49,44 @@ constexpr int kSocketBuffer = 1 << 20;
 constexpr std::uint64_t kDeadConnectionS = 24 * 3600;
 constexpr absl::Duration kEndTime = absl::Seconds(5);
 
-// How the kernel knows the devices of `owner`; the volume's id follows.
+// How the kernel knows the devices of `owner`; the volume's follows.
 std::string IdentifierOf(std::uint64_t owner) {
   return absl::StrCat("ibnbd-", VolumeIdText(owner), "-");
 }
 
-std::string IdentifierAt(int index) {
+std::string IdentifierOf(const DeviceMark& mark) {
+  return absl::StrCat(IdentifierOf(mark.owner), VolumeIdText(mark.volume));
+}
+
+// What its maker told the kernel to know it by; "": nothing, or it is not there.  An error must not
+// be taken for that.
+absl::StatusOr<std::string> IdentifierAt(int index) {
+  constexpr const char* kDevices = "/sys/block";
+  const std::string path = absl::StrCat(kDevices, "/nbd", index, "/backend");
   std::string text;
-  std::ifstream(absl::StrCat("/sys/block/nbd", index, "/backend")) >> text;
-  return text;
+  if (::access(path.c_str(), F_OK) == 0) {
+    std::ifstream(path) >> text;
+    return text;
+  }
+  if (errno == ENOENT && ::access(kDevices, F_OK) == 0) return text;
+  return ErrnoStatus(errno, absl::StrCat("ask whose /dev/nbd", index, " is: ", path));
+}
+
+// Daemons before this one did not tell the volumes of kernel servers apart: they had number 0.
+bool IsOf(const DeviceMark& mark, const std::string& identifier) {
+  if (mark.volume == 0) return absl::StartsWith(identifier, IdentifierOf(mark.owner));
+  return identifier == IdentifierOf(mark) || identifier == IdentifierOf(DeviceMark{mark.owner, 0});
+}
+
+absl::StatusOr<bool> IsMarked(int index, const DeviceMark& mark) {
+  ASSIGN_OR_RETURN(const std::string identifier, IdentifierAt(index));
+  return IsOf(mark, identifier);
+}
+
+// The other end, or ours, was closed or shut down.
+bool HasEnded(int socket) {
+  pollfd poll{.fd = socket, .events = POLLRDHUP, .revents = 0};
+  return ::poll(&poll, 1, 0) != 0;
 }
 
 // Connections end on their loops, some of them perhaps after the device was given up.
@@ -77,10 +109,8 @@ class ConnectionCount {
 
 class NbdDevice final : public KernelDevice {
  public:
-  NbdDevice(DeviceLoops& loops, const OpenVolume& volume, std::uint64_t owner)
-      : loops_(loops),
-        volume_(volume),
-        identifier_(absl::StrCat(IdentifierOf(owner), VolumeIdText(volume.info.volume_id))) {}
+  NbdDevice(DeviceLoops& loops, const OpenVolume& volume, const DeviceMark& mark)
+      : loops_(loops), volume_(volume), mark_(mark) {}
 
   absl::Status Connect(const KernelDeviceOptions& options);
   absl::Status Adopt(const KernelDeviceOptions& options);
@@ -88,16 +118,22 @@ class NbdDevice final : public KernelDevice {
   [[nodiscard]] std::string node() const override { return absl::StrCat("/dev/nbd", index_); }
   [[nodiscard]] int index() const override { return index_; }
   absl::Status Resize(std::uint64_t size_bytes) override;
+  [[nodiscard]] bool IsConnected() const override { return !HasEnded(our_end_.get()); }
+  absl::Status Reconnect() override;
   absl::Status Stop(std::int64_t timeout_ms) override;
 
  private:
   absl::Status Serve(UniqueFd* kernel_end);
   absl::Status Refused(const absl::Status& status, UniqueFd* kernel_end);
+  absl::Status Attach();
+  absl::StatusOr<std::string> OurIdentifier() const;
 
   DeviceLoops& loops_;
   const OpenVolume volume_;
-  const std::string identifier_;
+  const DeviceMark mark_;
   int index_ = -1;
+  UniqueFd our_end_;           // Of the last connection, to look at.
+  absl::Status lost_forever_;  // Not OK: it is not our device any more.
   const std::shared_ptr<ConnectionCount> connections_ = std::make_shared<ConnectionCount>();
 };
 
@@ -110,6 +146,8 @@ absl::Status NbdDevice::Serve(UniqueFd* kernel_end) {
   }
   UniqueFd ours(pair[0]);
   kernel_end->Reset(pair[1]);
+  our_end_.Reset(::fcntl(ours.get(), F_DUPFD_CLOEXEC, 0));
+  if (!our_end_.valid()) return ErrnoStatus(errno, "duplicate a socket");
   for (const int fd : pair) {  // As far as the system lets us.
     (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof(kSocketBuffer));
   }
@@ -155,7 +193,8 @@ absl::Status NbdDevice::Connect(const KernelDeviceOptions& options) {
   connect.server_flags =
       facts.flags & ~std::uint64_t{proto::kNbdSendFastZero | proto::kNbdCanMultiConn};
   connect.dead_connection_s = options.survives_us ? kDeadConnectionS : 0;
-  connect.identifier = identifier_.c_str();
+  const std::string identifier = IdentifierOf(mark_);
+  connect.identifier = identifier.c_str();
   const int socket = kernel_end.get();
   const auto index = NbdConnect(connect, {&socket, 1});
   if (!index.ok()) return Refused(index.status(), &kernel_end);
@@ -173,12 +212,49 @@ absl::Status NbdDevice::Adopt(const KernelDeviceOptions& options) {
     return absl::FailedPreconditionError(absl::StrCat(
         "take over ", node(), ": it has ", size, " bytes, the volume only ", volume_.info.size));
   }
+  return Attach();
+}
+
+absl::StatusOr<std::string> NbdDevice::OurIdentifier() const {
+  ASSIGN_OR_RETURN(std::string identifier, IdentifierAt(index_));
+  if (IsOf(mark_, identifier)) return identifier;
+  return absl::FailedPreconditionError(
+      absl::StrCat(node(), " was detached by another program: unmap it"));
+}
+
+// Of a device that is there, and whose connection has ended.
+absl::Status NbdDevice::Attach() {
+  ASSIGN_OR_RETURN(const std::string identifier, OurIdentifier());
   UniqueFd kernel_end;
   absl::Status status = Serve(&kernel_end);
   if (!status.ok()) return Refused(status, &kernel_end);
   const int socket = kernel_end.get();
-  status = NbdReconfigure(index_, identifier_.c_str(), {&socket, 1});
+  status = NbdReconfigure(index_, identifier.c_str(), {&socket, 1});
+  kernel_end.Reset();
+  // A kernel whose connection is alive, or looks so yet, drops the new one without a word.
+  if (status.ok() && !IsConnected()) {
+    status = absl::UnavailableError(absl::StrCat(
+        "take over ", node(), ": the kernel still has the connection of another process"));
+  }
   return status.ok() ? status : Refused(status, &kernel_end);
+}
+
+// The kernel sends again what it has sent to the connection that has ended, and that must not
+// overtake what we have of it.
+absl::Status NbdDevice::Reconnect() {
+  if (IsConnected()) return absl::OkStatus();
+  RETURN_IF_ERROR(lost_forever_);
+  RETURN_IF_ERROR(OurIdentifier().status());
+  if (!connections_->WaitForNone(absl::Now())) {
+    return absl::UnavailableError(absl::StrCat(
+        node(),
+        ": the kernel has closed its connection, and gets a new one when what was sent over "
+        "the old one has ended"));
+  }
+  const absl::Status status = Attach();
+  if (absl::IsFailedPrecondition(status)) lost_forever_ = status;
+  if (status.ok()) LOG_WARN(node(), ": its connection had ended, it has a new one");
+  return status;
 }
 
 // Linux 6.12 lets what is in flight end before it changes the size, with the locks of this device
@@ -194,7 +270,12 @@ absl::Status NbdDevice::Resize(std::uint64_t /*size_bytes*/) {
 
 absl::Status NbdDevice::Stop(std::int64_t timeout_ms) {
   const absl::Time deadline = absl::Now() + absl::Milliseconds(timeout_ms);
-  RETURN_IF_ERROR(NbdDisconnect(index_));
+  ASSIGN_OR_RETURN(const bool is_ours, IsMarked(index_, mark_));
+  if (is_ours) {
+    RETURN_IF_ERROR(NbdDisconnect(index_));
+  } else {
+    LOG_WARN(node(), " was detached by another program before");
+  }
   if (!connections_->WaitForNone(deadline)) {
     return absl::DeadlineExceededError(
         absl::StrCat("detach ", node(), ": the kernel has not closed its sockets"));
@@ -207,7 +288,7 @@ absl::Status NbdDevice::Stop(std::int64_t timeout_ms) {
 absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options) {
-  auto device = std::make_unique<NbdDevice>(loops, volume, options.mark.owner);
+  auto device = std::make_unique<NbdDevice>(loops, volume, options.mark);
   RETURN_IF_ERROR(device->Connect(options));
   return device;
 }
@@ -215,16 +296,13 @@ absl::StatusOr<std::unique_ptr<KernelDevice>> StartNbdDevice(DeviceLoops& loops,
 absl::StatusOr<std::unique_ptr<KernelDevice>> AdoptNbdDevice(DeviceLoops& loops,
                                                              const OpenVolume& volume,
                                                              const KernelDeviceOptions& options) {
-  auto device = std::make_unique<NbdDevice>(loops, volume, options.mark.owner);
+  auto device = std::make_unique<NbdDevice>(loops, volume, options.mark);
   RETURN_IF_ERROR(device->Adopt(options));
   return device;
 }
 
 absl::StatusOr<bool> NbdDeviceIsLeft(int index, const DeviceMark& mark) {
-  const auto connected = NbdIsConnected(index);
-  if (absl::IsNotFound(connected.status())) return false;  // Nor is the module.
-  RETURN_IF_ERROR(connected.status());
-  return *connected && absl::StartsWith(IdentifierAt(index), IdentifierOf(mark.owner));
+  return IsMarked(index, mark);
 }
 
 void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known) {
@@ -234,18 +312,17 @@ void RemoveUnknownNbdDevices(std::uint64_t owner, std::span<const int> known) {
     int index = -1;
     if (!absl::StartsWith(name, "nbd") || !absl::SimpleAtoi(name.substr(3), &index)) continue;
     if (std::find(known.begin(), known.end(), index) != known.end()) continue;
-    if (!absl::StartsWith(IdentifierAt(index), IdentifierOf(owner))) continue;
+    const auto is_ours = IsMarked(index, {owner, 0});
+    if (!is_ours.ok() || !*is_ours) continue;
     const absl::Status removed = RemoveLeftNbdDevice(index, {owner, 0});
     LOG_WARN(name, " was being made when the daemon ended: detached",
              removed.ok() ? "" : absl::StrCat(", but ", removed.message()));
   }
 }
 
-absl::Status RemoveLeftNbdDevice(int index, const DeviceMark& /*mark*/) {
-  const auto connected = NbdIsConnected(index);
-  if (absl::IsNotFound(connected.status())) return absl::OkStatus();  // Nor is the module.
-  RETURN_IF_ERROR(connected.status());
-  return *connected ? NbdDisconnect(index) : absl::OkStatus();
+absl::Status RemoveLeftNbdDevice(int index, const DeviceMark& mark) {
+  ASSIGN_OR_RETURN(const bool is_ours, IsMarked(index, mark));
+  return is_ours ? NbdDisconnect(index) : absl::OkStatus();
 }
 
 }  // namespace ibnbd::client

@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <memory>
+#include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
@@ -77,7 +78,8 @@ class Request {
       return ErrnoStatus(errno, "netlink: SO_RCVTIMEO");
     }
     const int family = genl_ctrl_resolve(socket_.get(), NBD_GENL_FAMILY_NAME);
-    if (family < 0) return absl::NotFoundError(kNoModule);
+    if (family == -NLE_OBJ_NOTFOUND) return absl::NotFoundError(kNoModule);
+    if (family < 0) return ErrnoStatus(ErrnoOf(family), "look for the kernel's NBD client");
     genlmsg_put(message_.get(), NL_AUTO_PORT, NL_AUTO_SEQ, family, 0, 0, command, NBD_GENL_VERSION);
     return absl::OkStatus();
   }
@@ -166,29 +168,14 @@ absl::Status NbdReconfigure(int index, const char* identifier, std::span<const i
   request.Put(kAttrBackendIdentifier, identifier);
   request.PutSockets(sockets);
   const int error = request.Run();
-  return error == 0 ? absl::OkStatus()
-                    : ErrnoStatus(error, absl::StrCat("take over /dev/nbd", index));
-}
-
-absl::StatusOr<bool> NbdIsConnected(int index) {
-  Request request;
-  RETURN_IF_ERROR(request.Begin(NBD_CMD_STATUS));
-  request.Put(NBD_ATTR_INDEX, static_cast<std::uint32_t>(index));
-  bool connected = false;
-  const int error = request.Run([&connected, index](nlattr** attributes) {
-    if (attributes[NBD_ATTR_DEVICE_LIST] == nullptr) return;
-    nlattr* item = nullptr;
-    int left = 0;
-    nla_for_each_nested(item, attributes[NBD_ATTR_DEVICE_LIST], left) {
-      nlattr* fields[NBD_DEVICE_ATTR_MAX + 1];
-      if (nla_parse_nested(fields, NBD_DEVICE_ATTR_MAX, item, nullptr) != 0) continue;
-      if (fields[NBD_DEVICE_INDEX] == nullptr || fields[NBD_DEVICE_CONNECTED] == nullptr) continue;
-      if (nla_get_u32(fields[NBD_DEVICE_INDEX]) != static_cast<std::uint32_t>(index)) continue;
-      connected = nla_get_u8(fields[NBD_DEVICE_CONNECTED]) != 0;
-    }
-  });
-  if (error != 0) return ErrnoStatus(error, absl::StrCat("ask for /dev/nbd", index));
-  return connected;
+  const std::string what = absl::StrCat("take over /dev/nbd", index);
+  if (error == -EINVAL) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what,
+                     ": it is not what was left; perhaps another program has detached it, and "
+                     "it is still in use: unmap it"));
+  }
+  return error == 0 ? absl::OkStatus() : ErrnoStatus(error, what);
 }
 
 }  // namespace ibnbd::client

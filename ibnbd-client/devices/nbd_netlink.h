@@ -26,8 +26,8 @@ struct NbdConnectOptions {
 absl::StatusOr<int> NbdConnect(const NbdConnectOptions& options, std::span<const int> sockets);
 // Takes the device away; IOs that are under way fail.  OK, too, if it was not connected.
 absl::Status NbdDisconnect(int index);
-// New sockets for dead ones.
+// New sockets for dead ones.  OK, too, if none was dead, and they were not taken.
+// FailedPrecondition: there is no such device, or it has another identifier, or is detached.
 absl::Status NbdReconfigure(int index, const char* identifier, std::span<const int> sockets);
-absl::StatusOr<bool> NbdIsConnected(int index);
 
 }  // namespace ibnbd::client

@@ -366,6 +366,10 @@ DeviceReport DeviceTable::ReportOf(const Slot& slot) const {
     report.problem = std::string(info.status().message());
     return report;
   }
+  if (!slot.volume->IsConnected()) {
+    if (report.problem.empty()) report.problem = "the kernel has closed its connection";
+    return report;
+  }
   report.served = true;
   report.info = *info;
   report.device_size = slot.volume->device_size();

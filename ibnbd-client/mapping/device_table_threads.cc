@@ -250,14 +250,17 @@ void DeviceTable::RefreshAll() {
     slots = slots_;
   }
   for (const SlotPtr& slot : slots) {
+    bool connected = true;
     {
       absl::MutexLock lock(&mutex_);
       if (slot->busy || slot->gone || slot->volume == nullptr || ending_) continue;
+      connected = slot->volume->IsConnected();
       const auto info = slot->volume->Describe();
-      if (!info.ok() || info->state != IBNBD_STATE_OPEN) continue;
+      if (connected && (!info.ok() || info->state != IBNBD_STATE_OPEN)) continue;
       slot->busy = true;
     }
-    const absl::Status status = slot->volume->Refresh(kRefreshMs);
+    const absl::Status status =
+        connected ? slot->volume->Refresh(kRefreshMs) : slot->volume->Reconnect();
     absl::MutexLock lock(&mutex_);
     slot->busy = false;
     // Once: it will be the same in five seconds.

@@ -73,6 +73,9 @@ class MappedVolume {
   // The size that the block device has.
   [[nodiscard]] std::uint64_t device_size() const { return device_size_; }
 
+  // Whether the kernel still gives us the block device's IOs; makes it so again.  See KernelDevice.
+  [[nodiscard]] bool IsConnected() const { return kernel_device_->IsConnected(); }
+  absl::Status Reconnect() { return kernel_device_->Reconnect(); }
   // Asks the server for the volume's size and passes it on to the block device.
   absl::Status Refresh(std::uint32_t timeout_ms);
   absl::Status SetFailAfter(std::int64_t fail_after_ms);
