@@ -204,7 +204,14 @@ int ServerSession::TakeOpenAccess(Export& exported, const proto::Open& open) {
   const proto::AccessMode mode = open.access_mode;
   const bool comes_back = exported.writers->WasHere(OpeningOf(mode, open.writer_epoch.get()));
   const bool beside_itself = IBNBD_CANARY(13) && mode == proto::AccessMode::kReadWrite;
-  if (!beside_itself || exported.writer_count != 1) return TakeAccess(exported, mode, comes_back);
+  if (!beside_itself || exported.writer_count != 1) {
+    const int error = TakeAccess(exported, mode, comes_back);
+    const bool beside = error == 0 && IsWriter(mode) && exported.writer_count > 1;
+    if (beside && mode != proto::AccessMode::kMigration) {
+      SIM_MARK("server: a writer came back beside one that migrates");
+    }
+    return error;
+  }
   ++exported.writer_count;
   return 0;
 }

@@ -46,12 +46,13 @@ constexpr std::int64_t kCanaryHealNs = 30 * ibnbd::kNsPerSecond;
 
 unsigned long long AsUll(std::uint64_t number) { return number; }  // For printf.
 
-// That of its number.  But the tenth and the thirteenth are O1's, too: writes that go over another
-// path before the fence, and what a killed client has left, which lands after what its next life
-// wrote; the eleventh is O3's: a flush whose client was restarted and does not know what it
+// That of its number.  But the tenth, the thirteenth and the fourteenth are O1's, too: writes that
+// go over another path before the fence; what a killed client has left, which lands after what its
+// next life wrote; what a client held, which lands after another one has taken the volume over. The
+// eleventh is O3's: a flush whose client was restarted and does not know what it
 // promises; the twelfth O10's.
 std::string CanaryOracle(std::uint64_t canary) {
-  if (canary == 10 || canary == 13) return "O1";
+  if (canary == 10 || canary == 13 || canary == 14) return "O1";
   if (canary == 11) return "O3";
   if (canary == 12) return "O10";
   return absl::StrCat("O", canary);

@@ -81,6 +81,12 @@ void SectorHistory::OnClientGone(std::int64_t now, ClientId client) {
   }
 }
 
+void SectorHistory::OnTakenOver(std::int64_t asked, std::int64_t now, ClientId client) {
+  for (Write& write : writes_) {
+    if (write.client != client && write.start < asked) write.end = std::min(write.end, now);
+  }
+}
+
 bool SectorHistory::MayBeUndone(const Write& write, std::int64_t until, Promises promises) const {
   // A crash after it took effect, before it was stable.
   return std::any_of(crashes_.begin(), crashes_.end(), [&](std::int64_t crash) {
@@ -189,6 +195,10 @@ void VolumeOracle::OnLossReported(std::int64_t now, ClientId client) {
 
 void VolumeOracle::OnClientGone(std::int64_t now, ClientId client) {
   for (SectorHistory& sector : sectors_) sector.OnClientGone(now, client);
+}
+
+void VolumeOracle::OnTakenOver(std::int64_t asked, std::int64_t now, ClientId client) {
+  for (SectorHistory& sector : sectors_) sector.OnTakenOver(asked, now, client);
 }
 
 void VolumeOracle::OnCrash(std::int64_t now) {

@@ -27,7 +27,8 @@
 // Value v is allowed for a read that began at `t` unless some write w with start >= v.end took
 // effect by `t`, and nothing since can have undone w.  What can undo w is a crash of the server
 // before w was stable.  A read that returns v orders the writes that had certainly taken effect
-// before it: they came before v and are gone.
+// before it: they came before v and are gone.  When another client has taken the volume over, what
+// its former writer has not been answered ends without an answer.
 #pragma once
 
 #include <cstdint>
@@ -57,6 +58,9 @@ class SectorHistory {
   // The application died or closed the volume, and forgot what it had not flushed: nobody will be
   // told if that is lost, and later flushes do not promise it.
   void OnClientGone(std::int64_t now, ClientId client);
+  // `client` asked at `asked` to be let in alone, and was: what others had begun before cannot
+  // happen any more.  They are away, and are not let in again with it.
+  void OnTakenOver(std::int64_t asked, std::int64_t now, ClientId client);
   // Forgets what no read that began at `oldest_started` or later may return.  If that leaves too
   // much, reads that began before `now` are judged less strictly.
   void Prune(std::int64_t oldest_started, std::int64_t now);
@@ -120,6 +124,7 @@ class VolumeOracle {
   void OnCrash(std::int64_t now);
   void OnLossReported(std::int64_t now, ClientId client = 0);
   void OnClientGone(std::int64_t now, ClientId client);
+  void OnTakenOver(std::int64_t asked, std::int64_t now, ClientId client);
   [[nodiscard]] std::uint32_t crash_count() const { return crash_count_; }
   void OnReadStarted(std::int64_t started) { reads_started_.insert(started); }
   // A read that began at `started` ended; if it succeeded, OnRead() judges what it returned.

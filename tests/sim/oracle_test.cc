@@ -232,6 +232,29 @@ TEST(SectorHistory, AnyFlushMakesStableWhatOthersWroteAndNoCrashUndid) {
   EXPECT_NE(history.CheckRead(0, true, 6, 7).reason, nullptr);
 }
 
+TEST(SectorHistory, WhatAClientHoldsThatWasShutOutDoesNotGoOverWhatTheNextOneWrote) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1, /*client=*/1);
+  history.OnTakenOver(3, 4, /*client=*/2);
+  EXPECT_EQ(history.CheckRead(1, false, 5, 6).reason, nullptr);  // It may have landed before.
+  history.OnWriteStarted(2, false, 7, 2);
+  history.OnWriteEnded(2, true, false, 8);
+  history.OnWriteEnded(1, true, false, 9);  // An answer that was late changes nothing.
+  EXPECT_NE(history.CheckRead(1, false, 10, 11).reason, nullptr);
+  EXPECT_EQ(history.CheckRead(2, false, 10, 11).reason, nullptr);
+}
+
+TEST(SectorHistory, ATakeOverEndsNothingOfItsOwnClientOrOfAnOpeningAfterIt) {
+  SectorHistory history;
+  history.OnWriteStarted(1, false, 1, /*client=*/2);
+  history.OnWriteStarted(2, false, 5, /*client=*/1);  // The other one is back already...
+  history.OnTakenOver(3, 6, 2);                       // ...when the answer to this one comes.
+  history.OnWriteStarted(3, false, 7, 1);
+  history.OnWriteEnded(3, true, false, 8);
+  EXPECT_EQ(history.CheckRead(2, false, 9, 10).reason, nullptr);
+  EXPECT_EQ(history.CheckRead(1, false, 11, 12).reason, nullptr);
+}
+
 TEST(SectorHistory, AClientThatDiedIsPromisedNothingThatItHadNotFlushed) {
   SectorHistory history;
   history.OnWriteStarted(1, false, 1, 1);

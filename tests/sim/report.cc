@@ -44,6 +44,7 @@ constexpr const char* kStormMarks[] = {
     "server: revoked device forgotten",
     "server: stop broke off what did not drain",
     "server: a writer came back after another one",
+    "server: a writer came back beside one that migrates",
     "server: waited for a name",
     "server: waited for the session before",
 };

@@ -32,6 +32,7 @@ class Scene {
   void StormClients();
   void StormHosts();
   void StormPaths();
+  void SendAway(ClientActor& client);
   void StormDisks();
   bool CloseClients();
   bool StopHostiles();
@@ -193,6 +194,18 @@ void Scene::StormHosts() {
   }
 }
 
+void Scene::SendAway(ClientActor& client) {
+  const std::int64_t away_ns = prng_.Between(500 * kNsPerMs, 2500 * kNsPerMs);
+  for (std::uint32_t rail = 0; rail < options_.plans.size(); ++rail) {
+    world_.CutConnections(server_->host(), client.host(), rail);
+    world_.Partition(server_->host(), client.host(), rail);
+    world_.Schedule(away_ns, [this, &client, rail] {
+      world_.HealPartition(server_->host(), client.host(), rail);
+    });
+  }
+  ++counts_.rail_faults;
+}
+
 void Scene::StormPaths() {
   Host& client = clients_[prng_.Below(clients_.size())]->host();
   const auto rail = static_cast<std::uint32_t>(prng_.Below(options_.plans.size()));
@@ -219,6 +232,14 @@ void Scene::StormPaths() {
     world_.Schedule(Pause(), [this, &client, rail] {
       world_.SetLinkDelay(server_->host(), client, {-1, -1}, rail);
     });
+  }
+  if (Happens(options_.absences)) {
+    const auto has_one = [](const auto& one) {
+      return std::any_of(one->workloads().begin(), one->workloads().end(),
+                         [](const auto& workload) { return workload->open(); });
+    };
+    const auto found = std::find_if(clients_.begin(), clients_.end(), has_one);
+    if (found != clients_.end()) SendAway(**found);
   }
   if (Happens(options_.path_changes)) {
     clients_[prng_.Below(clients_.size())]->ChangePaths();
@@ -258,10 +279,13 @@ void Scene::Storm() {
 
 // Kept out by who wants the volume as exclusively, or not open yet for want of the other's leave.
 bool Scene::WorkloadMayBeAway(const Workload& workload) {
-  if (!workload.options().contended || workload.open()) return false;
+  const WorkloadOptions& options = workload.options();
+  if (!(options.contended || options.source) || workload.open()) return false;
   for (const auto& client : clients_) {
     for (const auto& other : client->workloads()) {
-      if (other->options().volume == workload.options().volume && other->open()) return true;
+      if (other->options().volume != options.volume || !other->open()) continue;
+      if (options.contended || !workload.has_device()) return true;
+      if (other->writer_epoch() != workload.writer_epoch()) return true;
     }
   }
   return false;

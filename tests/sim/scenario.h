@@ -53,6 +53,7 @@ struct ScenarioOptions {
   double rail_cuts = 0;     // All connections of one rail between the server and a client break.
   double rail_outages = 0;  // Or nothing passes there for a while.
   double brown_outs = 0;    // Or everything is slow there.
+  double absences = 0;      // Who has a volume open is cut off on all rails, for a second or two.
 
   std::function<void(const std::string&)> trace;  // Verbose lines.
 

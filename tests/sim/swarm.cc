@@ -44,7 +44,7 @@ WorkloadOptions DrawWorkload(Prng& prng, const ScenarioOptions& options, std::ui
 }
 
 // How the clients share a volume: one writer alone, or with readers; two that write at once, as
-// during a migration; two of which each wants it for itself.
+// during a migration, whose source may want it for itself; two of which each wants it for itself.
 enum class Sharing : std::uint8_t { kAlone, kReaders, kMigration, kContended };
 
 void DrawUses(Prng& prng, ScenarioOptions* options, std::uint32_t volume) {
@@ -57,13 +57,20 @@ void DrawUses(Prng& prng, ScenarioOptions* options, std::uint32_t volume) {
   const std::size_t users = sharing == Sharing::kAlone     ? 1
                             : sharing == Sharing::kReaders ? 1 + prng.Below(options->clients.size())
                                                            : 2;
+  const bool has_source = sharing == Sharing::kMigration && (options->seed + volume) % 2 == 0;
+  const bool past_is_known =
+      options->server_crashes + options->server_stops + options->impostors == 0;
   for (std::size_t i = 0; i < users; ++i) {
     const std::size_t number = (first + i) % options->clients.size();
     WorkloadOptions workload = DrawWorkload(prng, *options, volume);
     workload.client = static_cast<ClientId>(number);
     if (sharing == Sharing::kReaders && i > 0) workload.mode = rnbd::AccessMode::kReadOnly;
-    if (sharing == Sharing::kMigration) workload.mode = rnbd::AccessMode::kMigration;
+    workload.source = has_source && i == 0;
+    if (sharing == Sharing::kMigration && !workload.source) {
+      workload.mode = rnbd::AccessMode::kMigration;
+    }
     workload.contended = sharing == Sharing::kContended;
+    workload.takes_over = workload.contended && past_is_known;
     options->clients[number].workloads.push_back(workload);
   }
 }
@@ -173,9 +180,36 @@ void DrawRestartScenario(Prng& prng, ScenarioOptions* options) {
       use.think_ns_max = 5 * kNsPerMs;
       if (prng.Chance(300'000)) use.fail_after_ns = prng.Between(20, 1500) * kNsPerMs;
       // Then only the session's name keeps what the dead one has left from landing too late.
-      const bool alone = use.mode == rnbd::AccessMode::kReadWrite && !use.contended;
+      const bool alone = use.mode == rnbd::AccessMode::kReadWrite && !use.contended && !use.source;
       if (alone && prng.Chance(300'000)) use.mode = rnbd::AccessMode::kMigration;
     }
+  }
+}
+
+// Two that want a volume each for itself, and are away in turns for long enough that the other one
+// gets it; and little else.
+void DrawTakeOverScenario(Prng& prng, ScenarioOptions* options) {
+  options->plans[0].link_delay_ns = {100 * kNsPerUs, 2 * kNsPerMs};
+  options->storm_ns = prng.Between(6, 12) * kNsPerSecond;
+  options->absences = OneOf(prng, {10.0, 20.0});
+  options->client_crashes = OneOf(prng, {0.0, 0.0, 2.0});
+  options->reopens = OneOf(prng, {0.0, 0.0, 2.0});
+  DrawCast(prng, options);
+  options->hostile_clients = 0;
+  options->disk_ns_max = OneOf(prng, {200 * kNsPerUs, 20 * kNsPerMs});
+  options->sector_counts = {16};
+  options->clients.resize(2);
+  for (ClientId number = 0; number < 2; ++number) {
+    WorkloadOptions use = DrawWorkload(prng, *options, 0);
+    use.client = number;
+    use.contended = use.takes_over = true;
+    use.io_depth = 8;
+    use.io_sectors_max = OneOf<std::uint32_t>(prng, {1, 4});
+    use.read_percent = 60;
+    use.think_ns_max = 5 * kNsPerMs;
+    use.fast_ios = 8000;
+    if (prng.Chance(800'000)) use.fail_after_ns = -1;
+    options->clients[number].workloads = {use};
   }
 }
 
@@ -191,6 +225,10 @@ ScenarioOptions DrawScenario(std::uint64_t seed) {
   }
   if (prng.Chance(250'000)) {
     DrawRestartScenario(prng, &options);
+    return options;
+  }
+  if (Prng(~seed).Chance(200'000)) {  // What other seeds are does not depend on it.
+    DrawTakeOverScenario(prng, &options);
     return options;
   }
   // One client in two has several paths.  Each rail has faults of its own, or none.
@@ -251,8 +289,9 @@ std::string ScenarioOptions::ToString() const {
       "changes\n  ",
       server_crashes, power_loss_ppm, server_stops, client_crashes, impostors, clock_jumps, freezes,
       disk_hangs, disk_errors, reopens, policy_changes);
-  absl::StrAppendFormat(&text, "%g rail cuts, %g rail outages, %g brown-outs, %g path changes\n",
-                        rail_cuts, rail_outages, brown_outs, path_changes);
+  absl::StrAppendFormat(
+      &text, "%g rail cuts, %g rail outages, %g brown-outs, %g absences, %g path changes\n",
+      rail_cuts, rail_outages, brown_outs, absences, path_changes);
   for (const FaultPlan& plan : plans) absl::StrAppend(&text, "  rail: ", plan.ToString(), "\n");
   return text;
 }

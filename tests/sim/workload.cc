@@ -76,12 +76,12 @@ void Workload::OpenDevice(Crew& crew) {
   rnbd::LossPolicy policy;
   policy.fail_after_ns = options_.fail_after_ns;
   crew.client->OpenDevice(absl::StrFormat("vol%d", options_.volume), options_.mode, policy,
-                          [this, &crew](absl::StatusOr<rnbd::Device*> device) {
-                            if (!crew.dead) OnOpened(crew, device);
+                          [this, &crew, asked_ns = world_.now_ns()](auto device) {
+                            if (!crew.dead) OnOpened(crew, device, asked_ns);
                           });
 }
 
-void Workload::OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device) {
+void Workload::OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device, std::int64_t asked_ns) {
   if (!device.ok()) {
     // The storm may refuse an open: try again, as a person would.
     ++counts_.opens_refused;
@@ -96,6 +96,7 @@ void Workload::OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device) {
     return;
   }
   ++counts_.opens;
+  if (options_.takes_over) oracle_.OnTakenOver(asked_ns, world_.now_ns(), options_.client);
   ++crew.openings;
   crew.device = *device;
   if (options_.fail_after_ns >= 0) SetFailAfter(options_.fail_after_ns);
@@ -104,8 +105,16 @@ void Workload::OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device) {
   for (auto& worker : crew.workers) Think(*worker, options_.think_ns_max);
 }
 
+bool Workload::has_device() const {
+  return !crews_.empty() && !crews_.back()->dead && crews_.back()->device != nullptr;
+}
+
+std::uint16_t Workload::writer_epoch() const {
+  return crews_.back()->device->past().info.writer_epoch;  // The last that it was told.
+}
+
 bool Workload::open() const {
-  if (crews_.empty() || crews_.back()->dead || crews_.back()->device == nullptr) return false;
+  if (!has_device()) return false;
   return crews_.back()->device->state() == rnbd::DeviceState::kOpen;
 }
 

@@ -27,6 +27,12 @@ struct WorkloadOptions {
   std::uint64_t sector_count = 96;
   rnbd::AccessMode mode = rnbd::AccessMode::kReadWrite;
   bool contended = false;  // Another client wants it as exclusively: being kept out is in order.
+  // Of a migration: wants it for itself, its guest does not.  Kept out only if it opens it anew
+  // while the guest is there, or if the guest has another number: it came while this one was away.
+  bool source = false;
+  // Contended, and the server never forgets who wrote last: what another client holds when this one
+  // is let in cannot land any more.
+  bool takes_over = false;
   std::uint32_t io_depth = 8;
   // Larger than one chunk carries, most of the time: splitting is part of the game.
   std::uint32_t io_sectors_max = 32;
@@ -74,6 +80,9 @@ class Workload {
   void StopSubmitting() { submitting_ = false; }
   [[nodiscard]] bool idle() const { return outstanding_ == 0; }
   [[nodiscard]] bool open() const;
+  // It has had the volume open, and goes on with that when it can; with this number.
+  [[nodiscard]] bool has_device() const;
+  [[nodiscard]] std::uint16_t writer_epoch() const;
   [[nodiscard]] const WorkloadCounts& counts() const { return counts_; }
   [[nodiscard]] std::string Describe() const;
 
@@ -131,7 +140,7 @@ class Workload {
   void PrepareData(Worker& worker);
   void OpenDevice(Crew& crew);
   void OpenLater(Crew& crew, std::int64_t delay_ns);
-  void OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device);
+  void OnOpened(Crew& crew, absl::StatusOr<rnbd::Device*> device, std::int64_t asked_ns);
   void Think(Worker& worker, std::int64_t think_ns_max);
   void Submit(Worker& worker);
   void DrawIo(Worker& worker);
