@@ -150,7 +150,7 @@ class DeviceTable {
   DeviceMark MarkOf(const Slot& slot) const;
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;
   bool IsShared(const Slot& slot);
-  void RemoveUnknown();
+  void RemoveUnknown(const std::vector<SlotPtr>& known);
   void TakeOver(const SlotPtr& slot);
   absl::Status TryTakeOver(const SlotPtr& slot);
   void EndProcess();

@@ -67,13 +67,13 @@ bool DeviceTable::IsShared(const Slot& slot) {
 
 // What was not written down was not announced, and nobody uses it.  As long as it cannot be read
 // which device a record is about, it could be any.
-void DeviceTable::RemoveUnknown() {
+void DeviceTable::RemoveUnknown(const std::vector<SlotPtr>& known) {
   std::vector<int> ublk;
   std::vector<int> nbd;
   std::vector<std::string> nodes;
   {
     absl::MutexLock lock(&mutex_);
-    for (const SlotPtr& slot : slots_) {
+    for (const SlotPtr& slot : known) {
       if (slot->record.request.index < 0) return;
       nodes.push_back(slot->record.node);
       const bool is_ublk = slot->record.request.kind == DeviceKind::kUblk;
@@ -87,6 +87,7 @@ void DeviceTable::RemoveUnknown() {
 
 void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
   sessions_.Restore(records.sessions);
+  std::vector<SlotPtr> slots;
   for (const DeviceRecord& record : records.devices) {
     auto slot = std::make_shared<Slot>();
     slot->record = record;
@@ -98,18 +99,18 @@ void DeviceTable::Restore(const TableRecords& records, std::int64_t last_ms) {
     }
     slot->untried = record.unread.empty();
     slot->problem = slot->untried ? "not taken over yet" : WhyUnread(record);
-    {
-      absl::MutexLock lock(&mutex_);
-      slots_.push_back(slot);
-    }
-    if (!slot->untried) {
-      LOG_ERROR(record.node, " is not served: ", slot->problem);
-      continue;
-    }
-    threads_.emplace_back([this, slot] { TakeOver(slot); });
+    if (!slot->untried) LOG_ERROR(record.node, " is not served: ", slot->problem);
+    slots.push_back(std::move(slot));
+  }
+  {  // All of them, before one is taken over that another one may be about as well.
+    absl::MutexLock lock(&mutex_);
+    slots_ = slots;
+  }
+  for (const SlotPtr& slot : slots) {
+    if (slot->record.unread.empty()) threads_.emplace_back([this, slot] { TakeOver(slot); });
   }
   noted_ = Save().ok();  // Before anybody notes that we were alive.
-  RemoveUnknown();
+  RemoveUnknown(slots);
 }
 
 // Until it works, or the device is gone, or it was unmapped meanwhile.
