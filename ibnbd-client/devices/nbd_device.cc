@@ -42,8 +42,9 @@
 namespace ibnbd::client {
 namespace {
 
-// What a connection may have in flight; the kernel waits in its socket when that is used up.
-constexpr std::uint32_t kConnectionMemory = 16u << 20;
+// What a connection may have in flight; the kernel waits in its socket when that is used up.  As
+// much as the largest request that it can be told to make (queue/max_sectors_kb).
+constexpr std::uint32_t kConnectionMemory = 32u << 20;
 constexpr int kSocketBuffer = 1 << 20;
 // IOs wait this long for the next process.  Somebody should have looked by then.
 constexpr std::uint64_t kDeadConnectionS = 24 * 3600;

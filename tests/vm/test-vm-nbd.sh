@@ -65,6 +65,15 @@ goes_on "the kernel could not be asked"
 : >"$work/enough"
 wait "$writer" || fail "fio: $(tail -n 5 "$work/raw.log")"
 
+# Requests as large as the kernel lets anybody have them.
+attribute=/sys/block/${node##*/}/queue/max_sectors_kb
+cat "${attribute/max_sectors/max_hw_sectors}" >"$attribute" || fail "larger requests are not to be had"
+head -c 32M /dev/urandom >"$work/large"
+requests=$(writes)
+dd if="$work/large" of="$node" bs=32M oflag=direct conv=notrunc 2>"$work/dd.log" || fail "large requests: $(cat "$work/dd.log")"
+echo "32 MiB in $(($(writes) - requests)) requests of up to $(cat "$attribute") KiB"
+cmp "$work/large" <(dd if="$node" bs=32M iflag=direct count=1 status=none) || fail "large requests: other data"
+
 # Detached, and still open: nobody can have the number yet, nor can we go on.
 exec 9<"$node"
 nbd-client -d "$node" >"$work/detach.log" 2>&1 || fail "detach: $(cat "$work/detach.log")"
