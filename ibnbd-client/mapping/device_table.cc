@@ -140,6 +140,11 @@ absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& requ
               : absl::StrCat("map ", uri, ": it is mapped already, as ", slot->record.node));
     }
     if (!slot->busy) {
+      if (SharesDevice(*slot)) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("map ", uri, ": it is mapped already, but its device ", slot->record.node,
+                         " is another mapping's, too: unmap the wrong one, by its URI"));
+      }
       RETURN_IF_ERROR(WillDo(slot->record, request));
       return slot;
     }

@@ -151,6 +151,7 @@ class DeviceTable {
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;
   bool IsShared(const Slot& slot);
   void RemoveUnknown(const std::vector<SlotPtr>& known);
+  bool SharesDevice(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeOver(const SlotPtr& slot);
   absl::Status TryTakeOver(const SlotPtr& slot);
   void EndProcess();

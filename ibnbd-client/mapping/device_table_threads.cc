@@ -55,14 +55,18 @@ absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
 
 // Whether another record is about the same device.  One of them is wrong, and nobody writes to the
 // device, or takes it away, before it is known which.
-bool DeviceTable::IsShared(const Slot& slot) {
+bool DeviceTable::SharesDevice(const Slot& slot) const {
   const MapRequest& mine = slot.record.request;
-  absl::MutexLock lock(&mutex_);
   return std::any_of(slots_.begin(), slots_.end(), [&](const SlotPtr& other) {
     const MapRequest& its = other->record.request;
     return other.get() != &slot && !other->record.node.empty() && its.kind == mine.kind &&
            its.index == mine.index;
   });
+}
+
+bool DeviceTable::IsShared(const Slot& slot) {
+  absl::MutexLock lock(&mutex_);
+  return SharesDevice(slot);
 }
 
 // What was not written down was not announced, and nobody uses it.  As long as it cannot be read

@@ -89,6 +89,8 @@ grep -q '^? None waiting .*a device is no object' <<<"$(reasons)" || fail "shown
 expect_fail 'cannot read the record' ibnbd-client remap /dev/nbd900000 --socket "$work/sock"
 expect_fail 'cannot read the record' ibnbd-client set /dev/nbd900000 --on-loss hold --socket "$work/sock"
 expect_fail 'mapped already, as /dev/nbd900000' ibnbd-client map tcp://127.0.0.1:9/vol0 --socket "$work/sock"
+expect_fail 'mapped already, as /dev/nbd900000, whose record this daemon cannot read' \
+  ibnbd-client map --if-needed --as nbd tcp://127.0.0.1:9/vol0 --socket "$work/sock"
 expect_fail 'neither a session nor a device; there is .* with tcp://127.0.0.1:9' \
   ibnbd-client path list '?' --socket "$work/sock"
 ibnbd-client unmap '?' --socket "$work/sock" || fail "cannot be taken away"
