@@ -24,7 +24,7 @@ one_line() { # one_line PATTERN command...: it fails, with one line that matches
 }
 one_line "systemctl start ibnbd-client.socket" ibnbd-client map "$uri/vol"
 start_daemon
-one_line "listen on .*: a daemon is there already" ibnbd-client daemon
+one_line "lock .*: the daemon that runs already has it" ibnbd-client daemon
 one_line "No such file|no such export|not found|No such" ibnbd-client map "$uri/nothing"
 one_line "names no volume" ibnbd-client map "$uri"
 one_line "10.78.1.1:9|refused|reject" ibnbd-client map rdma://10.78.1.1:9/vol --timeout 5
