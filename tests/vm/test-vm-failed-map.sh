@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The server's disk hangs while a volume is being mapped, before the kernel is told of the device and while it reads the
-# partition table: the map fails in its time and leaves nothing behind, the daemon ends when it is told to, and when the
-# disk is well again the volume is mapped.
+# partition table, or the server goes away then: the map fails in its time and leaves nothing behind, the daemon ends when
+# it is told to, and when all is well again the volume is mapped.
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
 requires dmsetup python3
@@ -49,12 +49,27 @@ for part in begin end; do
   unmap "$node"
 done
 
+map_until_it_reads() { # TIMEOUT: sets $mapping
+  hang end
+  ibnbd-client map "$uri/vol" --as ublk --timeout "$1" >"$work/map.log" 2>&1 &
+  mapping=$!
+  device_there() { [ -e /sys/class/ublk-char/ublkc0 ] && [ -e /sys/block/ublkb0 ]; }
+  wait_for 20 device_there || fail "the kernel does not read the partition table"
+}
+
+# The server goes away meanwhile.
+map_until_it_reads 5
+kill -KILL "$server_pid" && wait "$server_pid" 2>/dev/null
+wait $mapping && fail "mapped without a server"
+nothing_left || fail "the server went away, and something is left: $(ls /dev/ublkc*; ibnbd-client list)"
+mend end
+port_wanted=$port
+start_server --export vol=/dev/mapper/volume
+map "$uri/vol" --as ublk --timeout 20
+unmap "$node"
+
 # The daemon is told to end meanwhile.
-hang end
-ibnbd-client map "$uri/vol" --as ublk --timeout 60 >"$work/map.log" 2>&1 &
-mapping=$!
-device_there() { [ -e /sys/class/ublk-char/ublkc0 ] && [ -e /sys/block/ublkb0 ]; }
-wait_for 20 device_there || fail "the kernel does not read the partition table"
+map_until_it_reads 60
 start_s=$SECONDS
 kill -TERM "$daemon_pid"
 wait_for 20 eval '! kill -0 $daemon_pid 2>/dev/null' || fail "the daemon does not end"
