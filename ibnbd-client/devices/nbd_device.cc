@@ -200,8 +200,14 @@ absl::Status NbdDevice::Connect(const KernelDeviceOptions& options) {
   const auto index = NbdConnect(connect, {&socket, 1});
   if (!index.ok()) return Refused(index.status(), &kernel_end);
   index_ = *index;
-  // It is there, and nobody has been told.
-  status = options.before_use ? options.before_use(index_) : absl::OkStatus();
+  // It is there, and nobody has been told.  Who could not know it again could not take it away.
+  const auto is_ours = IsMarked(index_, mark_);
+  status = is_ours.status();
+  if (status.ok() && !*is_ours) {
+    status = absl::FailedPreconditionError(
+        absl::StrCat("this kernel does not say whose ", node(), " is (Linux 5.14 does)"));
+  }
+  if (status.ok() && options.before_use) status = options.before_use(index_);
   if (status.ok()) return status;
   (void)NbdDisconnect(index_);
   return Refused(status, &kernel_end);

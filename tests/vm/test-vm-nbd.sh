@@ -5,7 +5,7 @@
 # the device and takes its number: that is shown, and what is the other's is not touched.
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/map-functions.sh"
-requires python3 fio nbdkit nbd-client cc
+requires python3 fio nbdkit nbd-client cc unshare
 modprobe -a nbd || fail "a module is missing"
 mkdir -p /run/ibnbd
 truncate -s 64M "$work/raw.img"
@@ -107,6 +107,29 @@ sed -i 's/"as": "nbd"/"as": "of tomorrow"/' /run/ibnbd/devices.json
 take
 start_daemon
 still_theirs
+
+# Where nobody says whose a device is, a record is kept, and no device is made that could not be known again.
+map "$uri/raw" --as nbd
+die
+unshare --mount sh -c 'mount -t tmpfs none /sys && exec ibnbd-client daemon' >>"$work/daemon.log" 2>&1 </dev/null &
+daemon_pid=$!
+wait_for 20 waits_because "ask whose $node is" || fail "the device is not waited for: $(ibnbd-client list --json)"
+expect_fail "ask whose $node is" ibnbd-client unmap "$node" --force
+die
+mv /run/ibnbd/devices.json "$work/devices.json"
+unshare --mount sh -c 'mount -t tmpfs none /sys && exec ibnbd-client daemon' >>"$work/daemon.log" 2>&1 </dev/null &
+daemon_pid=$!
+wait_for 20 ibnbd-client list || fail "no daemon without sysfs"
+expect_fail "ask whose /dev/nbd[1-9]* is" ibnbd-client map "$uri/raw" --as nbd --ro # Another writer would end our turn.
+die
+for other in /dev/nbd[1-9]*; do
+  [ "$(blockdev --getsize64 "$other")" -eq 0 ] || fail "$other is left"
+done
+mv "$work/devices.json" /run/ibnbd/devices.json
+start_daemon
+is_served() { ibnbd-client list --json | grep -q '"state": "open"'; }
+wait_for 20 is_served || fail "not taken over: $(ibnbd-client list)"
+unmap "$node"
 
 ! stuck_tasks || fail "tasks are stuck"
 stop "$daemon_pid"
