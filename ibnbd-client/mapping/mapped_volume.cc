@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/fnv.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/api.h"
@@ -43,11 +45,8 @@ std::string NodeOf(DeviceKind kind, int index) {
 // server's volume has no number: then from its name.
 DeviceMark MarkOf(std::uint64_t owner, const MapRequest& request) {
   if (request.volume_id != 0) return {owner, request.volume_id};
-  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a.
-  for (const char byte : absl::StrCat(request.uri.host, "/", request.uri.export_name)) {
-    hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
-  }
-  return {owner, hash};
+  const std::string name = absl::StrCat(request.uri.host, "/", request.uri.export_name);
+  return {owner, Fnv1a(std::as_bytes(std::span(name)))};
 }
 
 absl::StatusOr<std::unique_ptr<MappedVolume>> MappedVolume::Map(DeviceLoops& loops,

@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/fnv.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "ibnbd-client/api.h"
@@ -26,8 +28,7 @@ constexpr std::uint32_t kCloseMs = 1000;
 
 // One server may be known by several addresses: each session with it is a client of its own.
 std::uint64_t IdFor(std::uint64_t client_id, const std::string& server) {
-  std::uint64_t hash = 0xcbf29ce484222325u ^ client_id;  // FNV-1a.
-  for (const char c : server) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  const std::uint64_t hash = Fnv1a(std::as_bytes(std::span(server)), kFnvBasis ^ client_id);
   return std::max<std::uint64_t>(hash, 1);
 }
 

@@ -7,32 +7,23 @@
 
 #include "base/canary.h"
 #include "base/check.h"
+#include "base/fnv.h"
 
 namespace ibnbd::rnbd {
-namespace {
-
-std::uint64_t Mix(std::uint64_t hash, std::span<const std::byte> bytes) {  // FNV-1a.
-  for (const std::byte byte : bytes) {
-    hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3u;
-  }
-  return hash;
-}
-
-}  // namespace
 
 std::uint64_t WriterOf(const rtrs::ServerSessionInfo& session) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
+  std::uint64_t hash = 0;
   if (session.client_id != 0) {  // Its name may be that of a host, which may be called anew.
-    hash = Mix(hash, std::as_bytes(std::span(&session.client_id, 1)));
+    hash = Fnv1a(std::as_bytes(std::span(&session.client_id, 1)));
   } else {
-    hash = Mix(hash, std::as_bytes(std::span(session.name)));
-    hash = Mix(hash, std::as_bytes(std::span(session.paths_uuid)));
+    hash = Fnv1a(std::as_bytes(std::span(session.name)));
+    hash = Fnv1a(std::as_bytes(std::span(session.paths_uuid)), hash);
   }
   return std::max<std::uint64_t>(hash, 1);
 }
 
 std::uint16_t EpochDrawnFor(const rtrs::ServerSessionInfo& session) {
-  const std::uint64_t hash = Mix(0xcbf29ce484222325u, std::as_bytes(std::span(session.paths_uuid)));
+  const std::uint64_t hash = Fnv1a(std::as_bytes(std::span(session.paths_uuid)));
   return std::max<std::uint16_t>(static_cast<std::uint16_t>(hash ^ (hash >> 32)), 1);
 }
 

@@ -3,10 +3,12 @@
 // in its order, and our limits), and the fence: a client that comes back is accepted only when
 // nothing of its old path can execute or land any more.
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/canary.h"
+#include "base/fnv.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "base/status_macros.h"
@@ -24,9 +26,7 @@ constexpr std::int64_t kHandshakePatienceNs = kNsPerSecond;
 // Which reactor serves connection `cid`: neighbours on neighbouring reactors, sessions spread.
 std::vector<std::uint32_t> AssignReactors(const proto::ConnReq& request, std::size_t count,
                                           std::uintptr_t salt) {
-  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a.
-  for (const std::uint8_t byte : request.paths_uuid) hash = (hash ^ byte) * 0x100000001b3u;
-  hash += salt;
+  const std::uint64_t hash = Fnv1a(std::as_bytes(std::span(request.paths_uuid))) + salt;
   std::vector<std::uint32_t> reactors(request.cid_num.get(), 0);
   for (std::size_t cid = 1; cid < reactors.size(); ++cid) {
     reactors[cid] = static_cast<std::uint32_t>((cid - 1 + hash) % count);
