@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <fstream>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -55,6 +56,11 @@ absl::StatusOr<UniqueFd> LockRuntime(const std::string& path) {
   }
   if (lock.l_pid > 0 && IsDying(lock.l_pid)) {
     LOG_WARN("process ", lock.l_pid, " was killed and is not gone yet: going on without it");
+    std::thread([number = fd.get()] {  // A lock is a process's: this one gets it in time.
+      struct flock ours = WholeFile();
+      (void)::fcntl(number, F_SETLKW, &ours);
+    })
+        .detach();
     return fd;
   }
   return absl::AlreadyExistsError(
