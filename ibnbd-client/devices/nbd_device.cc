@@ -65,11 +65,10 @@ absl::StatusOr<std::string> IdentifierAt(int index) {
   constexpr const char* kDevices = "/sys/block";
   const std::string path = absl::StrCat(kDevices, "/nbd", index, "/backend");
   std::string text;
-  if (::access(path.c_str(), F_OK) == 0) {
-    std::ifstream(path) >> text;
-    return text;
-  }
-  if (errno == ENOENT && ::access(kDevices, F_OK) == 0) return text;
+  std::ifstream file(path);
+  if (file.is_open() && (file >> text || !file.bad())) return text;
+  if (::access(path.c_str(), F_OK) == 0) errno = EIO;  // There, but it could not be read.
+  if (errno == ENOENT && ::access(kDevices, F_OK) == 0) return std::string();
   return ErrnoStatus(errno, absl::StrCat("ask whose /dev/nbd", index, " is: ", path));
 }
 
