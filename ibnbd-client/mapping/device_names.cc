@@ -17,6 +17,7 @@
 #include "absl/strings/str_format.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "ibnbd-client/devices/kernel_device.h"
 
 namespace ibnbd::client {
 namespace {
@@ -109,7 +110,9 @@ void DeviceNames::RemoveStale(const std::vector<std::string>* known) const {
     if (known != nullptr && std::find(known->begin(), known->end(), node) != known->end()) continue;
     const UniqueFd file(::open(FileOf(node).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file.valid() || ::flock(file.get(), LOCK_EX | LOCK_NB) != 0) continue;
-    if (known == nullptr && !WasHeld(file.get())) continue;
+    // Whose file says nothing may live, of a version before, if the device does.
+    const bool may_live = known == nullptr || SizeOfBlockDevice(node) != 0;
+    if (may_live && !WasHeld(file.get())) continue;
     LOG_INFO(FileOf(node), ": the device that it names was left by a process that was killed");
     Remove(node);
     Announce(node);
