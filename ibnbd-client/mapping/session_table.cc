@@ -23,6 +23,8 @@ namespace {
 
 // Kernel devices have as many IOs at once as their queues are deep, each device of its own.
 constexpr std::uint32_t kIoDepthMax = 4096;
+// After its time-out, for a try to end.
+constexpr absl::Duration kAnswerTime = absl::Seconds(1);
 // All IO has come back when a session is closed; this is for saying good-bye.
 constexpr std::uint32_t kCloseMs = 1000;
 
@@ -142,7 +144,8 @@ absl::StatusOr<ibnbd_session*> SessionTable::Acquire(const SessionKey& key,
                                                      Told* told) {
   const absl::Time deadline = absl::Now() + absl::Milliseconds(timeout_ms);
   const EntryPtr entry = EntryOf(key);
-  const Turn turn(*this, *entry, absl::Milliseconds(timeout_ms));
+  // Who began at the same time is to have his answer, and to tell it.
+  const Turn turn(*this, *entry, absl::Milliseconds(timeout_ms) + kAnswerTime);
   if (!turn.is_ours()) {
     return absl::UnavailableError(
         absl::StrCat("session with ", key.server, ": another command is still opening it"));
