@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers what comes in on the control socket: a thread accepts, a worker per client reads one
 // request, runs it on the device table, and answers.  The number of workers is bounded, and so is
-// the time of each: that of the request, and a few seconds for talking.  Commands that wait for a
-// server before there is a device leave some workers to the others: more of them than that are
-// parked, until it is their turn or who asked has left.
+// the time of each: a few times that of the request, and a few seconds for talking.  Commands that
+// wait for a server before there is a device leave some workers to the others: more of them than
+// that are parked, until it is their turn or who asked has left.
 #pragma once
 
 #include <cstddef>

@@ -62,8 +62,9 @@ absl::Status ReadFirstBlock(DeviceLoops& loops, const OpenVolume& volume, std::i
     LOG_ERROR("a read is left behind in a volume that was closed");
     (void)read.release();
   }
-  return absl::DeadlineExceededError(absl::StrCat("read the first block: no answer in ", timeout_ms,
-                                                  " ms; does the server's disk hang?"));
+  return absl::DeadlineExceededError(
+      absl::StrCat("read the first block: no answer in ", timeout_ms,
+                   " ms; does the server's disk hang, or is the server away?"));
 }
 
 }  // namespace ibnbd::client
