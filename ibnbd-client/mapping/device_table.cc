@@ -66,10 +66,19 @@ DeviceTable::~DeviceTable() { CHECK(threads_.empty()); }
 absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Find(const std::string& selector) {
   const auto uri = ParseUri(selector);
   const std::string text = uri.ok() ? uri->ToString() : selector;
+  std::vector<SlotPtr> found;
   for (const SlotPtr& slot : slots_) {
-    if (text == slot->record.node || text == slot->record.request.uri.ToString()) return slot;
+    const bool is_it = text == slot->record.node || text == slot->record.request.uri.ToString();
+    if (is_it) found.push_back(slot);
   }
-  return absl::NotFoundError(absl::StrCat(selector, ": not mapped"));
+  if (found.empty()) return absl::NotFoundError(absl::StrCat(selector, ": not mapped"));
+  if (found.size() == 1) return found.front();
+  for (const SlotPtr& slot : found) {
+    if (!slot->busy && !IsContested(*slot)) return slot;
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      selector, ": ", found[0]->record.request.uri.ToString(), " and ",
+      found[1]->record.request.uri.ToString(), " are both mapped as it: name one by its URI"));
 }
 
 absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Claim(const std::string& selector,
@@ -140,7 +149,7 @@ absl::StatusOr<DeviceTable::SlotPtr> DeviceTable::Reserve(const MapRequest& requ
               : absl::StrCat("map ", uri, ": it is mapped already, as ", slot->record.node));
     }
     if (!slot->busy) {
-      if (SharesDevice(*slot)) {
+      if (IsContested(*slot)) {
         return absl::FailedPreconditionError(
             absl::StrCat("map ", uri, ": it is mapped already, but its device ", slot->record.node,
                          " is another mapping's, too: unmap the wrong one, by its URI"));
@@ -239,7 +248,7 @@ absl::Status DeviceTable::UnmapUnwanted(const SlotPtr& slot) {
 }
 
 // A device that is in use must not wait for the session behind one that is not mapped yet, which
-// wants the server to be there.  The first try of a take-over needs no server.
+// wants the server to be there.  The first try of a take-over needs no server, or gives up soon.
 absl::Status DeviceTable::WaitForTakeOvers(const MapRequest& request) {
   const SessionKey key = client::KeyOf(request.uri, request.session_name);
   const auto tried = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -272,15 +281,21 @@ absl::StatusOr<DeviceReport> DeviceTable::Map(const MapRequest& request, bool if
 // Of a slot that is claimed.
 absl::Status DeviceTable::TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force) {
   const std::string& node = slot.record.node;
-  if (const std::string user = force ? "" : UserOf(node); !user.empty()) {
-    return absl::UnavailableError(
-        absl::StrCat(node, " is ", user, ": end that first, or use --force, which fails its IO"));
+  const bool is_contested = [&] {
+    absl::MutexLock lock(&mutex_);
+    return IsContested(slot);
+  }();
+  if (!is_contested) {  // Else nothing happens to the device, nor to its users.
+    if (const std::string user = force ? "" : UserOf(node); !user.empty()) {
+      return absl::UnavailableError(
+          absl::StrCat(node, " is ", user, ": end that first, or use --force, which fails its IO"));
+    }
+    names_.Remove(node);
   }
-  names_.Remove(node);
   if (slot.volume != nullptr) {
     RETURN_IF_ERROR(slot.volume->Unmap(timeout_ms));
     slot.volume.reset();
-  } else if (slot.record.request.index >= 0 && !IsShared(slot)) {
+  } else if (slot.record.request.index >= 0 && !is_contested) {
     const int index = slot.record.request.index;
     const bool ublk = slot.record.request.kind == DeviceKind::kUblk;
     const DeviceMark mark = MarkOf(slot);
@@ -302,19 +317,37 @@ absl::Status DeviceTable::Unmap(const std::string& selector, std::uint32_t timeo
   return absl::OkStatus();
 }
 
+// With another device it would leave this one to the other mapping, right or wrong.
+absl::Status DeviceTable::MayBeRemapped(const Slot& slot) {
+  absl::MutexLock lock(&mutex_);
+  if (slot.volume != nullptr || !IsContested(slot)) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      slot.record.node, " is another mapping's, too: unmap the wrong one, by its URI"));
+}
+
 absl::StatusOr<DeviceReport> DeviceTable::Remap(const std::string& selector,
                                                 std::uint32_t timeout_ms, bool force) {
   ASSIGN_OR_RETURN(const SlotPtr slot, ClaimReadable(selector, timeout_ms));
-  if (absl::Status status = TakeAway(*slot, timeout_ms, force); !status.ok()) {
+  absl::Status status = MayBeRemapped(*slot);
+  if (status.ok()) status = TakeAway(*slot, timeout_ms, force);
+  if (!status.ok()) {
     Unclaim(slot);
     return Annotate(status, "remap");
   }
-  slot->record.request.volume_id = 0;  // What the server has now is what is asked for.
-  slot->record.request.writer_epoch = 0;
-  slot->record.request.timeout_ms = timeout_ms;
-  // By somebody who still has what was taken away: then it gets another one.
-  int& index = slot->record.request.index;
-  if (slot->record.request.kind == DeviceKind::kUblk && UblkNumberIsTaken(index)) index = -1;
+  {
+    absl::MutexLock lock(&mutex_);
+    MapRequest& request = slot->record.request;
+    request.volume_id = 0;  // What the server has now is what is asked for.
+    request.writer_epoch = 0;
+    request.timeout_ms = timeout_ms;
+    // By another mapping, or by somebody who still has what was taken away: then it gets another.
+    if (SharesDevice(*slot) ||
+        (request.kind == DeviceKind::kUblk && UblkNumberIsTaken(request.index))) {
+      request.index = -1;
+      slot->record.node.clear();
+    }
+    slot->untried = false;
+  }
   return MapInto(slot, nullptr);
 }
 

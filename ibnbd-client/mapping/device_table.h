@@ -136,6 +136,7 @@ class DeviceTable {
   absl::Status UnmapUnwanted(const SlotPtr& slot);
   absl::Status Start(const SlotPtr& slot, bool adopt);
   void WriteName(const Slot& slot);
+  absl::Status MayBeRemapped(const Slot& slot);
   absl::Status TakeAway(Slot& slot, std::uint32_t timeout_ms, bool force);
   absl::StatusOr<DeviceReport> MapInto(const SlotPtr& slot, const WantedFn& wanted);
   void Drop(const SlotPtr& slot);
@@ -149,12 +150,12 @@ class DeviceTable {
   void SaveOrLog();
   DeviceMark MarkOf(const Slot& slot) const;
   absl::StatusOr<bool> IsLeft(const Slot& slot) const;
-  bool IsShared(const Slot& slot);
   void RemoveUnknown(const std::vector<SlotPtr>& known);
   bool SharesDevice(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsContested(const Slot& slot) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeOver(const SlotPtr& slot);
   absl::Status TryTakeOver(const SlotPtr& slot);
-  void EndProcess();
+  void EndProcess(const SlotPtr& slot);
   void RefreshAll();
   bool SleepFor(absl::Duration time);  // False: the threads are to end.
 

@@ -53,8 +53,7 @@ absl::StatusOr<bool> DeviceTable::IsLeft(const Slot& slot) const {
                                                        : NbdDeviceIsLeft(index, mark);
 }
 
-// Whether another record is about the same device.  One of them is wrong, and nobody writes to the
-// device, or takes it away, before it is known which.
+// Whether another record is about the same device.
 bool DeviceTable::SharesDevice(const Slot& slot) const {
   const MapRequest& mine = slot.record.request;
   return std::any_of(slots_.begin(), slots_.end(), [&](const SlotPtr& other) {
@@ -64,9 +63,11 @@ bool DeviceTable::SharesDevice(const Slot& slot) const {
   });
 }
 
-bool DeviceTable::IsShared(const Slot& slot) {
-  absl::MutexLock lock(&mutex_);
-  return SharesDevice(slot);
+// Whether it is, and might be right: nobody serves the device for this one.  Then nobody writes to
+// it, or takes it away, before it is known which.  Of a slot that is claimed, or not busy.
+bool DeviceTable::IsContested(const Slot& slot) const {
+  const bool is_served = slot.volume != nullptr && slot.volume->IsConnected();
+  return !is_served && SharesDevice(slot);
 }
 
 // What was not written down was not announced, and nobody uses it.  As long as it cannot be read
@@ -128,16 +129,25 @@ void DeviceTable::TakeOver(const SlotPtr& slot) {
       last_problem = std::string(status.message());
       LOG_WARN(slot->record.node, " waits: ", last_problem);
     }
-    if (IsLeftBehind(status)) return EndProcess();
+    if (IsLeftBehind(status)) return EndProcess(slot);
     if (!SleepFor(pause)) return;
     pause = std::min(2 * pause, kRetryMax);
   }
 }
 
-// By the way that is always taken: the next one takes all devices over.  The other devices are
-// served for a while first, in case that it comes to the same point again.
-void DeviceTable::EndProcess() {
+// By the way that is always taken: the next one takes all devices over, if there is somebody who
+// starts it.  The other devices are served for a while first, in case that it comes to the same
+// point again.
+void DeviceTable::EndProcess(const SlotPtr& slot) {
+  if (::getenv("NOTIFY_SOCKET") == nullptr) {
+    LOG_ERROR(slot->record.node, " is not served before this daemon is started again");
+    return;
+  }
   if (!SleepFor(kServeOthers)) return;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (slot->gone) return;
+  }
   LOG_ERROR("ends, for the next process to take over what this one cannot");
   ::kill(::getpid(), SIGTERM);
 }
@@ -147,6 +157,7 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
     absl::MutexLock lock(&mutex_);
     if (slot->gone) return absl::OkStatus();
     if (slot->busy) return absl::UnavailableError("a command about it is under way");
+    if (slot->volume != nullptr) return absl::OkStatus();  // It was mapped again.
     slot->busy = true;
   }
   const auto left = IsLeft(*slot);
@@ -157,17 +168,19 @@ absl::Status DeviceTable::TryTakeOver(const SlotPtr& slot) {
     return absl::OkStatus();
   }
   absl::Status status = left.status();
-  if (status.ok() && IsShared(*slot)) {
+  const bool is_contested = [&] {
+    absl::MutexLock lock(&mutex_);
+    return IsContested(*slot);
+  }();
+  if (status.ok() && is_contested) {
     status = absl::FailedPreconditionError(
         "another record is about this device, too: unmap the wrong one, by its URI");
   }
   if (status.ok()) status = Start(slot, true);
   if (IsLeftBehind(status)) {
-    status = LeftBehind(
-        absl::Status(status.code(),
-                     absl::StrCat(status.message(),
-                                  "; only another process can take it over now: this one ends in ",
-                                  absl::FormatDuration(kServeOthers))));
+    status = LeftBehind(absl::Status(
+        status.code(), absl::StrCat(status.message(),
+                                    "; only another process of the daemon can take it over now")));
   }
   absl::MutexLock lock(&mutex_);
   slot->busy = false;

@@ -22,6 +22,7 @@ write "$bad" & # It waits.
 writer=$!
 export IBNBD_FAULTY_UBLK=$work/fault
 touch "$IBNBD_FAULTY_UBLK"
+export NOTIFY_SOCKET=$work/nobody # As if a service manager had started it, who starts the next one.
 # The fault is the first device's that gets there: the good one waits its turn.
 LD_PRELOAD=$IBNBD_LIB/libibnbd-faulty-ublk.so start_daemon
 wait_for 20 eval '[ ! -e "$IBNBD_FAULTY_UBLK" ]' || fail "nothing was taken over"

@@ -62,7 +62,8 @@ start_daemon
 served() { [ "$(mapped_count)" = 1 ] && ibnbd-client list | grep -q "$uri/b .*open\|open.*$uri/b"; }
 wait_for 20 served || fail "one record of $node was wrong, and there is: $(ibnbd-client list)"
 is b "$node" || fail "$node is not b"
-# As long as both may be right, nobody touches it.
+# As long as both may be right, nobody touches it; and that somebody uses it does not keep the wrong one.
+exec 9<"$node"
 kill_daemon
 python3 - "$state" "$uri/a" <<'PYTHON' || fail "no second record"
 import copy, json, sys
@@ -75,9 +76,13 @@ PYTHON
 start_daemon
 both_wait() { [ "$(ibnbd-client list --json | grep -c 'another record')" = 2 ]; }
 wait_for 20 both_wait || fail "two records of $node, and not both wait: $(ibnbd-client list --json)"
+expect_fail "name one by its URI" ibnbd-client unmap "$node" --force
+expect_fail "unmap the wrong one" ibnbd-client remap "$uri/b" --force
+both_wait || fail "one of them was touched: $(ibnbd-client list --json)"
 unmap "$uri/a"
 wait_for 20 served || fail "the wrong record of $node is unmapped, and the right one is not served: $(ibnbd-client list)"
 is b "$node" || fail "$node is not b after its namesake was unmapped"
+exec 9<&-
 
 # Nobody can be asked.
 kill_daemon
