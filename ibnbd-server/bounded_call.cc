@@ -56,12 +56,13 @@ bool StartDetached(void* (*function)(void*), void* argument) {
 
 }  // namespace
 
-bool BoundedCall::Run(std::function<void()> f) {
+bool BoundedCall::Run(std::function<void()> f, WaitsItself waits) {
   static std::atomic<std::int64_t> tired_until_ns{0};
   if (!Wait(0)) return false;  // Known, and has cost its moment.
   const bool tired = MonotonicClock().NowNs() < tired_until_ns;
-  if (Run(std::move(f), tired ? kPatienceLeftNs : kPatienceNs)) return true;
-  tired_until_ns = MonotonicClock().NowNs() + kPatienceRestNs;
+  if (Run(std::move(f), (tired ? kPatienceLeftNs : kPatienceNs) + waits.ns)) return true;
+  // One that had little time need not hang: it would keep all others short of it for ever.
+  if (!tired) tired_until_ns = MonotonicClock().NowNs() + kPatienceRestNs;
   return false;
 }
 

@@ -23,15 +23,19 @@ class BoundedCall {
  public:
   static constexpr std::int64_t kPatienceNs = 1 * kNsPerSecond;
   // After one that had that and did not return, anywhere in this process, all others have this for
-  // a while: a hundred that hang cost little more than one.
+  // a while, however many of them are late: a hundred that hang cost little more than one.
   static constexpr std::int64_t kPatienceLeftNs = 20 * kNsPerMs;
   static constexpr std::int64_t kPatienceRestNs = 10 * kNsPerSecond;
 
   BoundedCall();
+  // What `f` may wait for of itself, while its file system answers: it has so much longer.
+  struct WaitsItself {
+    std::int64_t ns = 0;
+  };
   // True: `f` has returned.  False: not yet, or it was not begun because an earlier one has not
   // returned.  So what `f` touches belongs to it (shared), and what it leaves there may be looked
   // at after `true` only.
-  bool Run(std::function<void()> f);
+  bool Run(std::function<void()> f, WaitsItself waits = {0});
   bool Run(std::function<void()> f, std::int64_t patience_ns);
   // True: nothing runs any more.  False: not after `patience_ns`, either.
   bool Wait(std::int64_t patience_ns);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 
 namespace ibnbd {
@@ -58,6 +59,26 @@ TEST(BoundedCall, ManyThatHangCostLittleMoreThanOne) {
   }
   release->Notify();
   for (BoundedCall& call : calls) ASSERT_TRUE(call.Wait(kForEver));
+}
+
+// What is only slow must not keep the patience short that others' hanging has left it.
+TEST(BoundedCall, WhatIsSlowIsWaitedForAgainSomeTimeAfterAnotherHung) {
+  const auto release = std::make_shared<absl::Notification>();
+  BoundedCall hung;
+  ASSERT_FALSE(hung.Run([release] { release->WaitForNotification(); }));
+  BoundedCall slow;
+  constexpr std::int64_t kSlowNs = BoundedCall::kPatienceNs / 2;
+  constexpr int kTriesMax = 3 * BoundedCall::kPatienceRestNs / kSlowNs;
+  int tries = 1;
+  while (!slow.Run([] {
+    absl::Notification().WaitForNotificationWithTimeout(absl::Nanoseconds(kSlowNs));
+  }) && tries < kTriesMax) {
+    ASSERT_TRUE(slow.Wait(kForEver));
+    ++tries;
+  }
+  EXPECT_LT(tries, kTriesMax);
+  release->Notify();
+  ASSERT_TRUE(hung.Wait(kForEver));
 }
 
 TEST(BoundedCall, WhoAsksAgainWaitsForWhatWasLeftBehind) {

@@ -39,8 +39,10 @@ std::shared_ptr<rnbd::Export> MakeExport(const std::string& name, bool read_only
 
 // What a file system is asked for, if it answers soon.
 template <class T>
-absl::StatusOr<T> ExportTable::Search(std::function<absl::StatusOr<T>()> f) {
-  return search_.Get<T>("the file system of the search path", std::move(f));
+absl::StatusOr<T> ExportTable::Search(std::int64_t lock_wait_ns,
+                                      std::function<absl::StatusOr<T>()> f) {
+  return search_.Get<T>("the file system of the search path", std::move(f),
+                        BoundedCall::WaitsItself{lock_wait_ns});
 }
 
 absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::string& session_name,
@@ -50,10 +52,11 @@ absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::strin
     return absl::NotFoundError(absl::StrCat("export ", export_name, ": no such export"));
   }
   DropUnusedFinds();
-  ASSIGN_OR_RETURN(const SearchPath::Identity identity,
-                   Search<SearchPath::Identity>([path = *search_path_, session_name, export_name] {
-                     return path.Find(session_name, export_name);
-                   }));
+  ASSIGN_OR_RETURN(
+      const SearchPath::Identity identity,
+      Search<SearchPath::Identity>(0, [path = *search_path_, session_name, export_name] {
+        return path.Find(session_name, export_name);
+      }));
   if (const auto it = found_.find(identity); it != found_.end()) {
     if (auto exported = it->second.exported.lock()) return exported;
   }
@@ -61,8 +64,8 @@ absl::StatusOr<std::shared_ptr<rnbd::Export>> ExportTable::Find(const std::strin
   options.read_only_if_refused = true;
   options.lock_wait_ns = kFindLockWaitNs;
   using VolumePtr = std::unique_ptr<Volume>;
-  absl::StatusOr<VolumePtr> volume =
-      Search<VolumePtr>([path = *search_path_, session_name, export_name, options] {
+  absl::StatusOr<VolumePtr> volume = Search<VolumePtr>(
+      kFindLockWaitNs, [path = *search_path_, session_name, export_name, options] {
         return path.Open(session_name, export_name, options);
       });
   if (!volume.ok()) return volume.status();

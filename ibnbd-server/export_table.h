@@ -55,7 +55,7 @@ class ExportTable final : public rnbd::ExportProvider {
   };
   void DropUnusedFinds();
   template <class T>
-  absl::StatusOr<T> Search(std::function<absl::StatusOr<T>()> f);
+  absl::StatusOr<T> Search(std::int64_t lock_wait_ns, std::function<absl::StatusOr<T>()> f);
   // Of a volume that may have been open before, and was let go meanwhile: who wrote it is not
   // forgotten.
   std::shared_ptr<rnbd::WriterRecord> WritersOf(const std::string& source);

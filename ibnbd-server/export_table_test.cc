@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
+#include "absl/synchronization/notification.h"
 #include "tests/support/backend_fixture.h"
 
 namespace ibnbd {
@@ -116,6 +118,24 @@ TEST_F(ExportTableTest, TheSearchPathGivesOneExportPerVolumeAndForgetsUnusedOnes
   first = absl::CancelledError();
   EXPECT_TRUE(weak.expired());
   EXPECT_TRUE(table.Find("bob", "alias").ok());  // Opened anew; the lock was let go.
+}
+
+// After something else hung there is little patience, but the lock is waited for all the same.
+TEST_F(ExportTableTest, ALockThatIsHeldIsNotTakenForAFileSystemThatHangs) {
+  const auto release = std::make_shared<absl::Notification>();
+  BoundedCall hung;
+  ASSERT_FALSE(hung.Run([release] { release->WaitForNotification(); }));
+  const auto holder = OpenExportBackend(Spec("disk", dir_.MakeFile("disk", 4096)), 0);
+  ASSERT_TRUE(holder.ok()) << holder.status();
+  ExportTable table(*SearchPath::Parse(dir_.path()));
+  std::string why;
+  // Several times: this machine may be busy.
+  for (int i = 0; i < 20 && !absl::StrContains(why, "is exported for writing already"); ++i) {
+    why = std::string(table.Find("alice", "disk").status().message());
+  }
+  EXPECT_THAT(why, HasSubstr("is exported for writing already"));
+  release->Notify();
+  ASSERT_TRUE(hung.Wait(600 * kNsPerSecond));
 }
 
 TEST_F(ExportTableTest, WhoWroteAVolumeIsNotForgottenWhenItIsLetGo) {
