@@ -23,7 +23,9 @@ class FileBackend final : public rnbd::Backend {
   void RefreshSize() override;
   // EBUSY, too: the file system does not answer.
   [[nodiscard]] absl::Status CheckPlace() const override;
-  [[nodiscard]] rnbd::SyncErrors* sync_errors() override { return &volume_->sync_errors(); }
+  [[nodiscard]] std::shared_ptr<rnbd::SyncErrors> sync_errors() override {
+    return volume_->sync_errors();
+  }
   absl::StatusOr<std::unique_ptr<rnbd::BackendQueue>> CreateQueue(
       Reactor& reactor, std::uint32_t io_count_max) override;
   [[nodiscard]] const Volume& volume() const { return *volume_; }

@@ -187,7 +187,7 @@ void FileQueue::OnResult(Op& op, int result) {
   op.retries_ = 0;
   if (is_range && op.method_ == RangeMethod::kNone) return Finish(op, -EOPNOTSUPP);
   if (result < 0) {
-    if (TellsForOthers(op)) volume_.sync_errors().Note();
+    if (TellsForOthers(op)) volume_.sync_errors()->Note();
     if (is_range && TryNextMethod(op, result)) return Start(op);
     // EINVAL is what the file system says to IO that it cannot do at this place.  The request was
     // checked, so it is no fault of the client's.

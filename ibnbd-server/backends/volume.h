@@ -95,7 +95,9 @@ class Volume {
   // asks it waiting (NFS, FUSE).
   [[nodiscard]] bool is_remote() const { return is_remote_; }
 
-  [[nodiscard]] rnbd::SyncErrors& sync_errors() { return sync_errors_; }
+  [[nodiscard]] const std::shared_ptr<rnbd::SyncErrors>& sync_errors() const {
+    return sync_errors_;
+  }
 
   [[nodiscard]] RangeMethod Method(RangeUse use) const;
   // The kernel does not support `method` here: the next one of the list from now on.
@@ -131,7 +133,7 @@ class Volume {
   std::uint64_t inode_ = 0;
   Arena zeroes_;
   std::atomic<std::uint64_t> intact_bytes_{0};
-  rnbd::SyncErrors sync_errors_;
+  const std::shared_ptr<rnbd::SyncErrors> sync_errors_ = std::make_shared<rnbd::SyncErrors>();
   std::array<std::atomic<std::uint8_t>, 3> method_index_{};  // By RangeUse.
 };
 

@@ -71,6 +71,21 @@ class BackendIo {
   ~BackendIo() = default;
 };
 
+// Never falls.  Any thread.
+class HighestCount {
+ public:
+  explicit HighestCount(std::uint64_t value = 0) : value_(value) {}
+  [[nodiscard]] std::uint64_t value() const { return value_.load(std::memory_order_acquire); }
+  void Raise(std::uint64_t value) {
+    std::uint64_t old = value_.load(std::memory_order_relaxed);
+    while (old < value && !value_.compare_exchange_weak(old, value, std::memory_order_acq_rel)) {
+    }
+  }
+
+ private:
+  std::atomic<std::uint64_t> value_;
+};
+
 // What was acknowledged and then could not be made stable is lost for each who counts on it, but a
 // kernel says so only to the first who asks, of all that share an open file: to a FUA write, to
 // another client's flush.  So it is counted here, and who flushes compares with what he knew.  Any
@@ -81,16 +96,12 @@ class SyncErrors {
   // A flush, or whatever else could be told for others, has failed.  Before its IO completes.
   void Note() { count_.fetch_add(1, std::memory_order_acq_rel); }
   // How many a writer knows of, of those before; who opens the volume next need not be told.
-  [[nodiscard]] std::uint64_t told() const { return told_.load(std::memory_order_acquire); }
-  void Tell(std::uint64_t count) {
-    std::uint64_t told = told_.load(std::memory_order_relaxed);
-    while (told < count && !told_.compare_exchange_weak(told, count, std::memory_order_acq_rel)) {
-    }
-  }
+  [[nodiscard]] std::uint64_t told() const { return told_.value(); }
+  void Tell(std::uint64_t count) { told_.Raise(count); }
 
  private:
   std::atomic<std::uint64_t> count_{0};
-  std::atomic<std::uint64_t> told_{0};
+  HighestCount told_;
 };
 
 class BackendQueue {
@@ -111,8 +122,8 @@ class Backend {
   // removed, and what is written now will be gone with us.  EBUSY: it cannot be told now, ask
   // again. Returns within a moment.  Control thread.
   [[nodiscard]] virtual absl::Status CheckPlace() const { return absl::OkStatus(); }
-  // Null: a flush does not fail, or tells all who ask.  Lives as long as the backend.
-  [[nodiscard]] virtual SyncErrors* sync_errors() { return nullptr; }
+  // Null: a flush does not fail, or tells all who ask.  Always the same.
+  [[nodiscard]] virtual std::shared_ptr<SyncErrors> sync_errors() { return nullptr; }
   // `io_count_max`: how many IOs may be outstanding on the queue at once.  On the reactor's thread.
   virtual absl::StatusOr<std::unique_ptr<BackendQueue>> CreateQueue(Reactor& reactor,
                                                                     std::uint32_t io_count_max) = 0;

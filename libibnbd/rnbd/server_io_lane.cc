@@ -11,7 +11,7 @@ namespace ibnbd::rnbd {
 void IoLane::Install(std::uint32_t device_id, const LaneDevice& device) {
   if (device_id >= slots_.size()) slots_.resize(device_id + 1);
   Slot& slot = slots_[device_id];
-  if (slot.device.queue == nullptr) slot.sync_errors_told = device.sync_errors_told;
+  if (slot.device.queue == nullptr) slot.sync_errors_told = 0;
   slot.device = device;
 }
 

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -17,6 +18,17 @@
 namespace ibnbd::rnbd {
 
 class IoLane;
+
+// What one queue of the client's, that is one connection number on all paths, knows of what a
+// device has lost.  Any thread; only flushes come here.
+struct QueueErrors {
+  QueueErrors(std::shared_ptr<SyncErrors> of_device, std::uint64_t told_before)
+      : device(std::move(of_device)), told(told_before) {}
+  const std::shared_ptr<SyncErrors> device;
+  // Of answers that are certain to have been read: one may be lost with its path, and the flush,
+  // which then comes again, must fail again.
+  HighestCount told;
+};
 
 // The state of one IO, in the request of its chunk.
 class IoRequest final : public rtrs::ServerRequest, public BackendIo {
@@ -31,6 +43,11 @@ class IoRequest final : public rtrs::ServerRequest, public BackendIo {
   // If it makes something stable.  kAll: what completed before it; kItself: FUA.
   enum class Sync : std::uint8_t { kNone, kItself, kAll } sync_ = Sync::kNone;
   std::uint64_t sync_errors_ = 0;  // More than these are its own to tell.
+  // A client uses a chunk again on the same path when it has read the last answer.
+  void OnAnswerRead();
+  std::shared_ptr<QueueErrors> told_;  // That `told_count_` were lost was the last answer.
+  std::uint64_t told_count_ = 0;
+  bool told_a_writer_ = false;
 };
 
 // What the lanes of one reactor have done.  Written by that reactor's thread alone.
@@ -64,8 +81,7 @@ struct LaneDevice {
   BackendQueue* queue = nullptr;
   Geometry geometry;
   bool read_only = false;
-  SyncErrors* sync_errors = nullptr;
-  std::uint64_t sync_errors_told = 0;  // When it was opened.
+  std::shared_ptr<QueueErrors> errors;  // Null: SyncErrors says why.
 };
 
 class IoLane final : public rtrs::ServerLaneService {
@@ -84,8 +100,8 @@ class IoLane final : public rtrs::ServerLaneService {
  private:
   friend class IoRequest;
   struct Slot {
-    LaneDevice device;  // queue is null: not open.
-    std::uint64_t sync_errors_told = 0;
+    LaneDevice device;                   // queue is null: not open.
+    std::uint64_t sync_errors_told = 0;  // By this lane, read or on its way.
     std::uint32_t executing_count = 0;
     absl::AnyInvocable<void()> idle;
   };
@@ -94,7 +110,7 @@ class IoLane final : public rtrs::ServerLaneService {
   int PrepareWrite(IoRequest& request, const proto::Io& message, const LaneDevice& device);
   int PrepareRange(IoRequest& request, std::uint32_t bytes_max, BackendOp op);
   static bool BeginSync(IoRequest& request, Slot& slot);
-  static int EndSync(const IoRequest& request, Slot& slot, int error);
+  static int EndSync(IoRequest& request, Slot& slot, int error);
   void OnBackendDone(IoRequest& request, int error);
   void Count(const IoRequest& request, int error);
 

@@ -12,6 +12,9 @@ namespace ibnbd::rnbd {
 void IoLane::OnRequest(rtrs::ServerRequest& base) {
   IoRequest& request = static_cast<IoRequest&>(base);
   request.io_lane_ = this;
+  if (request.told_ != nullptr) [[unlikely]] {
+    request.OnAnswerRead();
+  }
   proto::RnbdType type{};
   if (proto::DecodeType(request.message(), &type) != nullptr) return request.Complete(-EINVAL);
   if (type != proto::RnbdType::kIo) [[unlikely]] {
@@ -49,17 +52,17 @@ int IoLane::StartIo(IoRequest& request, const proto::Io& message) {
 bool IoLane::BeginSync(IoRequest& request, Slot& slot) {
   const BackendIo& io = request;
   request.sync_ = IoRequest::Sync::kNone;
-  SyncErrors* errors = slot.device.sync_errors;
+  const QueueErrors* errors = slot.device.errors.get();
   if (errors == nullptr) return true;
   if (io.op == BackendOp::kFlush || io.preflush) {
     // What another flush is told while both execute is true of this one, too.
     request.sync_ = IoRequest::Sync::kAll;
-    request.sync_errors_ = slot.sync_errors_told;
+    request.sync_errors_ = std::max(slot.sync_errors_told, errors->told.value());
     return !io.preflush || EndSync(request, slot, 0) == 0;
   }
   if (io.fua || request.flush_after_) {
     request.sync_ = IoRequest::Sync::kItself;
-    request.sync_errors_ = errors->count();
+    request.sync_errors_ = errors->device->count();
   }
   return true;
 }
@@ -67,15 +70,22 @@ bool IoLane::BeginSync(IoRequest& request, Slot& slot) {
 // What the IO has to say about what it made stable.  Only who asked for all that came before takes
 // note: a FUA write that fails is repeated, and means nothing to who flushes.  A reader has nothing
 // to lose, and is not the one who had to be told.
-int IoLane::EndSync(const IoRequest& request, Slot& slot, int error) {
-  SyncErrors& errors = *slot.device.sync_errors;
-  const std::uint64_t count = errors.count();
+int IoLane::EndSync(IoRequest& request, Slot& slot, int error) {
+  const std::uint64_t count = slot.device.errors->device->count();
   if (count == request.sync_errors_) return error;
   if (request.sync_ == IoRequest::Sync::kAll) {
     slot.sync_errors_told = std::max(slot.sync_errors_told, count);
-    if (!slot.device.read_only) errors.Tell(count);
+    request.told_ = slot.device.errors;
+    request.told_count_ = count;
+    request.told_a_writer_ = !slot.device.read_only;
   }
   return error != 0 ? error : -EIO;
+}
+
+void IoRequest::OnAnswerRead() {
+  told_->told.Raise(told_count_);
+  if (told_a_writer_) told_->device->Tell(told_count_);
+  told_.reset();
 }
 
 int IoLane::Prepare(IoRequest& request, const proto::Io& message, const LaneDevice& device) {

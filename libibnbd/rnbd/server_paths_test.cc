@@ -48,6 +48,21 @@ class ServerPathsTest : public ::testing::Test {
     world.RunFor(kNsPerMs);
   }
 
+  int Flush(std::size_t path, std::uint32_t mem_id) {
+    paths[path]->Write(1, mem_id, proto::AsBytes(MakeIo(proto::IoOp::kFlush, device, 0, 0)));
+    return paths[path]->Await(mem_id);
+  }
+  // The path breaks and comes back.
+  void Replace(std::size_t path, std::uint8_t round) {
+    paths[path]->Disconnect();
+    world.RunFor(kNsPerSecond);
+    paths[path] =
+        std::make_unique<RawClient>(world, world.AddHost("again" + std::to_string(round)),
+                                    server.address, static_cast<std::uint8_t>(40 + round));
+    paths[path]->request.paths_uuid.fill(77);
+    ASSERT_TRUE(paths[path]->Open(2, "host-a"));
+  }
+
   sim::Marks marks;
   sim::World world;
   std::shared_ptr<FakeDisk> disk;
@@ -56,6 +71,29 @@ class ServerPathsTest : public ::testing::Test {
   std::vector<std::unique_ptr<RawClient>> paths;
   std::uint32_t device = 0;
 };
+
+TEST_F(ServerPathsTest, WhatWasLostIsToldOnceToAQueueWhicheverPathsItHasAndGets) {
+  vol0->sync_errors()->Note();
+  EXPECT_EQ(Flush(0, 7), -EIO);
+  for (std::size_t path = 0; path < paths.size(); ++path) EXPECT_EQ(Flush(path, 7), 0);
+  for (std::uint8_t round = 0; round < 3; ++round) {
+    Replace(2, round);
+    EXPECT_EQ(Flush(2, 7), 0) << "round " << int{round};
+  }
+}
+
+// The client may not have read the answer: it sends the flush again.
+TEST_F(ServerPathsTest, AFlushWhoseAnswerMayBeLostWithItsPathFailsAgain) {
+  vol0->sync_errors()->Note();
+  EXPECT_EQ(Flush(2, 7), -EIO);
+  EXPECT_EQ(Flush(2, 6), 0);  // Of another chunk: it says nothing of the first one's answer.
+  Replace(2, 0);
+  EXPECT_EQ(Flush(2, 7), -EIO);
+  Replace(2, 1);
+  EXPECT_EQ(Flush(1, 7), -EIO);
+  EXPECT_EQ(Flush(1, 7), 0);
+  EXPECT_EQ(Flush(2, 7), 0);
+}
 
 TEST_F(ServerPathsTest, ARequestThatComesAgainOverAnotherPathWaitsForTheOldOne) {
   vol0->HoldIos();

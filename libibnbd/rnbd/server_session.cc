@@ -92,12 +92,15 @@ std::shared_ptr<IoPath> ServerSession::AddPath(const rtrs::ServerPathInfo& info)
     path->lanes.push_back(std::make_unique<IoLane>((*context_.counters)[reactor],
                                                    cid == 0 ? this : nullptr,
                                                    ControlPeer{info.peer_is_ibnbd, info.fencer}));
-    for (const auto& [id, device] : devices_) {
+    for (auto& [id, device] : devices_) {
       // Devices that are being opened were announced to the lanes of the day: a later path needs
       // to be told as well.
       if (device.open == nullptr) continue;
       if (device.state != Device::State::kOpen && device.state != Device::State::kOpening) continue;
-      path->lanes.back()->Install(id, MakeLaneDevice(device, reactor));
+      LaneDevice lane_device = MakeLaneDevice(device, reactor);
+      MakeErrors(device, cid + 1);
+      lane_device.errors = device.errors[cid];
+      path->lanes.back()->Install(id, lane_device);
     }
   }
   paths_.push_back(path);
@@ -116,7 +119,7 @@ void ServerSession::OnEveryLane(F each, absl::AnyInvocable<void()> done) {
       ++barrier->awaited;
       const std::uint32_t reactor = path->reactors[cid];
       context_.reactors[reactor]->Post([path, cid, reactor, each, barrier, control] {
-        each(*path->lanes[cid], reactor, [barrier, control]() mutable {
+        each(*path->lanes[cid], cid, reactor, [barrier, control]() mutable {
           control->Post([barrier = std::move(barrier)] { barrier->Arrive(); });
         });
       });
@@ -130,9 +133,17 @@ LaneDevice ServerSession::MakeLaneDevice(const Device& device, std::uint32_t rea
   lane_device.queue = device.open->queue(reactor);
   lane_device.geometry = device.exported->backend->geometry();
   lane_device.read_only = !IsWriter(device.mode);
-  lane_device.sync_errors = device.exported->backend->sync_errors();
-  lane_device.sync_errors_told = device.sync_errors_told;
   return lane_device;
+}
+
+// A queue that comes later was told nothing, either, since the device was opened.
+void ServerSession::MakeErrors(Device& device, std::size_t cid_count) {
+  const std::shared_ptr<SyncErrors> errors = device.exported->backend->sync_errors();
+  while (device.errors.size() < cid_count) {
+    device.errors.push_back(errors == nullptr
+                                ? nullptr
+                                : std::make_shared<QueueErrors>(errors, device.sync_errors_told));
+  }
 }
 
 void ServerSession::InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void()> done) {
@@ -142,9 +153,13 @@ void ServerSession::InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void(
   for (std::uint32_t i = 0; i < context_.reactors.size(); ++i) {
     by_reactor.push_back(MakeLaneDevice(device, i));
   }
+  for (const std::shared_ptr<IoPath>& path : paths_) MakeErrors(device, path->lanes.size());
   OnEveryLane(
-      [id, by_reactor](IoLane& lane, std::uint32_t reactor, auto ack) {
-        lane.Install(id, by_reactor[reactor]);
+      [id, by_reactor, errors = device.errors](IoLane& lane, std::size_t cid, std::uint32_t reactor,
+                                               auto ack) {
+        LaneDevice lane_device = by_reactor[reactor];
+        lane_device.errors = errors[cid];
+        lane.Install(id, lane_device);
         ack();
       },
       std::move(done));
@@ -260,7 +275,7 @@ void ServerSession::OnExportReady(std::uint32_t id, IoRequest& request,
   if (error != 0) LogClient(absl::StrCat("open ", device.name, ": ", open.status().message()));
   if (error == 0) {
     device.open = *open;
-    if (const SyncErrors* errors = device.exported->backend->sync_errors()) {
+    if (const std::shared_ptr<SyncErrors> errors = device.exported->backend->sync_errors()) {
       device.sync_errors_told = errors->told();
     }
     error = EnterWriters(device);
@@ -306,12 +321,9 @@ int ServerSession::Reopen(Devices::iterator found, const proto::Open& open, IoRe
 
 void ServerSession::StartRemove(std::uint32_t id, Device& device) {
   const bool revoked = device.state == Device::State::kRevoked;
-  OnEveryLane(
-      [id](IoLane& lane, std::uint32_t reactor, auto ack) {
-        (void)reactor;
-        lane.Remove(id, std::move(ack));
-      },
-      [self = shared_from_this(), id, revoked] { self->OnRemoved(id, revoked); });
+  OnEveryLane([id](IoLane& lane, std::size_t /*cid*/, std::uint32_t /*reactor*/,
+                   auto ack) { lane.Remove(id, std::move(ack)); },
+              [self = shared_from_this(), id, revoked] { self->OnRemoved(id, revoked); });
 }
 
 void ServerSession::OnRemoved(std::uint32_t id, bool revoked) {

@@ -66,15 +66,15 @@ class ServerSession final : public ControlMessageHandler,
     State state = State::kOpening;
     std::string name;
     proto::AccessMode mode = proto::AccessMode::kReadOnly;
-    std::uint16_t known_epoch = 0;     // As the client said when it opened it.
-    std::shared_ptr<Export> exported;  // Whose counters hold us; null once they do not.
-    bool revoke_pending = false;       // Taken away while it was being opened.
-    bool forget = false;               // Revoked and opened anew: nobody will close this id.
-    OpenExport* open = nullptr;        // Null before and after it is used.
-    std::uint64_t size_bytes = 0;      // As the lanes know it.
-    // When it was opened; lanes of paths that come later begin with it, too.
-    std::uint64_t sync_errors_told = 0;
-    std::vector<IoRequest*> closers;  // CLOSE messages to be answered at the end.
+    std::uint16_t known_epoch = 0;       // As the client said when it opened it.
+    std::shared_ptr<Export> exported;    // Whose counters hold us; null once they do not.
+    bool revoke_pending = false;         // Taken away while it was being opened.
+    bool forget = false;                 // Revoked and opened anew: nobody will close this id.
+    OpenExport* open = nullptr;          // Null before and after it is used.
+    std::uint64_t size_bytes = 0;        // As the lanes know it.
+    std::uint64_t sync_errors_told = 0;  // When it was opened.
+    std::vector<std::shared_ptr<QueueErrors>> errors;  // By cid, of all paths.
+    std::vector<IoRequest*> closers;                   // CLOSE messages to be answered at the end.
   };
   using Devices = std::map<std::uint32_t, Device>;
 
@@ -99,9 +99,10 @@ class ServerSession final : public ControlMessageHandler,
   void GiveBack(Device& device);
   void LogClient(const std::string& line);  // What clients cause: rate-limited.
   [[nodiscard]] LaneDevice MakeLaneDevice(const Device& device, std::uint32_t reactor) const;
+  static void MakeErrors(Device& device, std::size_t cid_count);
   void InstallEverywhere(std::uint32_t id, absl::AnyInvocable<void()> done);
-  // Runs `each(lane, reactor, ack)` on every lane's thread, then `done` on the control thread when
-  // all have called `ack`.
+  // Runs `each(lane, cid, reactor, ack)` on every lane's thread, then `done` on the control thread
+  // when all have called `ack`.
   template <class F>
   void OnEveryLane(F each, absl::AnyInvocable<void()> done);
 

@@ -55,7 +55,7 @@ class FakeBackend final : public Backend {
   [[nodiscard]] absl::Status CheckPlace() const override { return place; }
 
   // Count as told for others.
-  SyncErrors* sync_errors() override { return &sync_errors_; }
+  std::shared_ptr<SyncErrors> sync_errors() override { return sync_errors_; }
 
   // From now on IOs wait; Release() lets them take their course.
   void HoldIos() { holding_ = true; }
@@ -91,7 +91,7 @@ class FakeBackend final : public Backend {
   std::deque<std::function<void()>> held_;
   std::deque<Flight*> executing_;
   std::uint64_t counts_[6] = {};
-  SyncErrors sync_errors_;
+  const std::shared_ptr<SyncErrors> sync_errors_ = std::make_shared<SyncErrors>();
 };
 
 struct FakeBackend::Flight {
