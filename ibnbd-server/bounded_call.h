@@ -55,4 +55,29 @@ class BoundedCall {
   const std::shared_ptr<State> state_;
 };
 
+// A call whose answer is not lost when it is late: who asks again has it then.
+template <class T>
+class LateCall {
+ public:
+  // As BoundedCall::Get(), but waits for the one under way, if there is one, instead of `f`.
+  absl::StatusOr<T> Get(absl::string_view what, std::function<absl::StatusOr<T>()> f,
+                        std::int64_t patience_ns) {
+    if (result_ == nullptr) {
+      result_ = std::make_shared<absl::StatusOr<T>>(
+          absl::UnavailableError(absl::StrCat(what, ": there is no thread to ask it")));
+      (void)call_.Run([result = result_, f = std::move(f)] { *result = f(); }, patience_ns);
+    } else {
+      (void)call_.Wait(patience_ns);
+    }
+    if (!call_.Wait(0)) return ErrnoStatus(EBUSY, absl::StrCat(what, " does not answer"));
+    return std::move(*std::exchange(result_, nullptr));
+  }
+  // It has not returned, or what it returned is still to be asked for.
+  [[nodiscard]] bool IsUnderWay() const { return result_ != nullptr; }
+
+ private:
+  BoundedCall call_;
+  std::shared_ptr<absl::StatusOr<T>> result_;  // The call's until it has returned.
+};
+
 }  // namespace ibnbd

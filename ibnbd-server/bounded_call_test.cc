@@ -96,6 +96,30 @@ TEST(BoundedCall, WhoAsksAgainWaitsForWhatWasLeftBehind) {
             1);
 }
 
+TEST(BoundedCall, ALateAnswerIsThereForWhoAsksAgain) {
+  const auto answers = std::make_shared<absl::Notification>();
+  const auto begun = std::make_shared<std::atomic<int>>(0);
+  LateCall<int> call;
+  const auto ask = [&](std::int64_t patience_ns) {
+    return call.Get(
+        "it",
+        [answers, begun]() -> absl::StatusOr<int> {
+          const int number = ++*begun;
+          answers->WaitForNotification();
+          return number;
+        },
+        patience_ns);
+  };
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(ask(0).status().message(), "it does not answer: Device or resource busy");
+    EXPECT_TRUE(call.IsUnderWay());
+  }
+  answers->Notify();
+  EXPECT_EQ(*ask(kForEver), 1);
+  EXPECT_FALSE(call.IsUnderWay());
+  EXPECT_EQ(*ask(kForEver), 2);  // Anew: an answer is for one who asks.
+}
+
 // One that the main thread waits for, and has not held back everywhere.
 TEST(BoundedCall, SignalsDoNotComeToItsThread) {
   const auto held_back = std::make_shared<sigset_t>();

@@ -2,11 +2,9 @@
 #include "ibnbd-server/export_opener.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
 
 namespace ibnbd {
 
@@ -14,23 +12,13 @@ ExportOpener::BackendOr ExportOpener::Open(const ExportSpec& spec, std::int64_t 
                                            std::int64_t patience_ns) {
   auto opening = Find(spec);
   if (opening == openings_.end()) {
-    const auto nothing = absl::UnavailableError(
-        absl::StrCat("export ", spec.name, ": there is no thread to open it"));
-    opening = openings_.insert(openings_.end(), {spec, std::make_unique<BoundedCall>(),
-                                                 std::make_shared<BackendOr>(nothing)});
-    (void)opening->call->Run([open = open_, spec, lock_wait_ns,
-                              result = opening->result] { *result = open(spec, lock_wait_ns); },
-                             patience_ns);
-  } else {
-    (void)opening->call->Wait(patience_ns);
+    opening = openings_.insert(openings_.end(), {spec, std::make_unique<Call>()});
   }
-  if (!opening->call->Wait(0)) {
-    return ErrnoStatus(EBUSY, absl::StrCat("export ", spec.name, ": attach ", spec.source,
-                                           ": its file system does not answer"));
-  }
-  const std::shared_ptr<BackendOr> result = std::move(opening->result);
-  openings_.erase(opening);
-  return std::move(*result);
+  BackendOr result = opening->call->Get(
+      absl::StrCat("export ", spec.name, ": attach ", spec.source, ": its file system"),
+      [open = open_, spec, lock_wait_ns] { return open(spec, lock_wait_ns); }, patience_ns);
+  if (!opening->call->IsUnderWay()) openings_.erase(opening);
+  return result;
 }
 
 bool ExportOpener::IsUnderWay(const ExportSpec& spec) const {

@@ -33,10 +33,10 @@ class ExportOpener {
   void Forget(const ExportSpec& spec);
 
  private:
+  using Call = LateCall<std::unique_ptr<rnbd::Backend>>;
   struct Opening {
     ExportSpec spec;
-    std::unique_ptr<BoundedCall> call;
-    std::shared_ptr<BackendOr> result;  // The call's until it has returned.
+    std::unique_ptr<Call> call;
   };
   [[nodiscard]] std::vector<Opening>::iterator Find(const ExportSpec& spec);
 

@@ -208,8 +208,10 @@ absl::Status ServerProcess::Listen(const std::string& text, std::int64_t wait_ns
   const std::string where = absl::StrCat("listen on ", uri.ToString());
   absl::StatusOr<Network*> network = NetworkFor(uri.scheme);
   if (!network.ok()) return Annotate(network.status(), where);
-  absl::StatusOr<SocketAddress> address = names_[uri.host].Get<SocketAddress>(
-      "who resolves the name", [uri] { return ResolveAddress(uri.host, uri.port); }, patience_ns);
+  LateCall<SocketAddress>& name = names_[text];
+  absl::StatusOr<SocketAddress> address = name.Get(
+      "who resolves the name", [uri] { return ResolveAddress(uri.host, uri.port); },
+      name.IsUnderWay() ? 0 : patience_ns);
   if (!address.ok()) return Annotate(address.status(), where);
   absl::StatusOr<SocketAddress> bound;
   const std::int64_t deadline_ns = MonotonicClock().NowNs() + wait_ns;

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/socket_address.h"
 #include "fabric/fabric.h"
 #include "ibnbd-server/bounded_call.h"
 #include "ibnbd-server/export_opener.h"
@@ -100,7 +101,8 @@ class ServerProcess {
   Settings settings_;  // Merged; exports as they were last asked for.
   const InstanceId instance_id_;
   BoundedCall config_;
-  std::map<std::string, BoundedCall> names_;  // By the host that is looked up.
+  // By the address whose host is looked up: what comes late for one is not lost to it.
+  std::map<std::string, LateCall<SocketAddress>> names_;
   ExportOpener opener_;
   std::unique_ptr<ExportTable> exports_;  // Of reactor 0 once it runs.
   std::unique_ptr<ReactorThreads> threads_;
