@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -29,8 +30,10 @@ constexpr std::int64_t kLockWaitNs = 5 * kNsPerSecond;
 constexpr std::int64_t kStartPatienceNs = 30 * kNsPerSecond;
 constexpr std::int64_t kCheckPatienceNs = 5 * kNsPerSecond;
 constexpr std::int64_t kPatienceNs = 1 * kNsPerSecond;
-// Each has this, even where those before it have used up everything.
+// Each that is begun has this, even where those before it have used up everything; but after so
+// long no further one is: there may be hundreds, and a watchdog is to be fed.
 constexpr std::int64_t kPatienceMinNs = 100 * kNsPerMs;
+constexpr std::int64_t kBeginNs = 1 * kNsPerSecond;
 constexpr std::uint32_t kThreadsDefaultMax = 4;
 // The kernel takes a killed process's rings down after the process, and its sockets with them.
 constexpr std::int64_t kAddressWaitNs = 2 * kNsPerSecond;
@@ -124,12 +127,19 @@ absl::Status ServerProcess::Miss(Missing missing, MissingPart part, const absl::
 ServerProcess::Deadline ServerProcess::DeadlineIn(std::int64_t lock_wait_ns,
                                                   std::int64_t patience_ns) {
   const std::int64_t now_ns = MonotonicClock().NowNs();
-  return {now_ns + lock_wait_ns, now_ns + lock_wait_ns + patience_ns};
+  const std::int64_t answers_ns = now_ns + lock_wait_ns + patience_ns;
+  return {now_ns + lock_wait_ns, answers_ns, answers_ns + kBeginNs};
 }
 
 absl::StatusOr<std::unique_ptr<rnbd::Backend>> ServerProcess::OpenBackend(
     const ExportSpec& spec, const Deadline& deadline) {
+  // It is there by now, or has been waited for already.
+  if (opener_.IsUnderWay(spec)) return opener_.Open(spec, 0, 0);
   const std::int64_t now_ns = MonotonicClock().NowNs();
+  if (now_ns >= deadline.begin_ns) {
+    return absl::UnavailableError(absl::StrCat(
+        "export ", spec.name, ": others took too long to open, this one is opened later"));
+  }
   return opener_.Open(spec, std::max<std::int64_t>(deadline.locks_ns - now_ns, 0),
                       std::max(deadline.answers_ns - now_ns, kPatienceMinNs));
 }
@@ -155,7 +165,8 @@ absl::Status ServerProcess::OpenExports(Missing missing) {
   }
   exports_ = std::make_unique<ExportTable>(std::move(search_path));
   const bool heir = missing == Missing::kIsTriedAgain;
-  const Deadline deadline = DeadlineIn(kLockWaitNs, heir ? kPatienceNs : kStartPatienceNs);
+  Deadline deadline = DeadlineIn(kLockWaitNs, heir ? kPatienceNs : kStartPatienceNs);
+  if (!heir) deadline.begin_ns = INT64_MAX;  // It is all or nothing.
   for (const ExportSpec& spec : settings_.exports) {
     if (absl::Status status = Open(spec, deadline); !status.ok()) {
       RETURN_IF_ERROR(Miss(missing, {spec, "", ""}, status));
@@ -177,29 +188,43 @@ absl::Status ServerProcess::Start(ListenSockets& listening, Missing missing) {
   return absl::OkStatus();
 }
 
-void ServerProcess::RetryMissing() {
-  const Deadline deadline = DeadlineIn(0, 0);
-  std::erase_if(missing_, [this, &deadline](MissingPart& part) {
-    bool present = false;  // By a reload.
-    if (part.spec) {
-      threads_->RunOn(0, [&] { present = exports_->SpecOf(part.spec->name) != nullptr; });
-    }
+// True: it is not missing any more.
+bool ServerProcess::Retry(MissingPart& part, const Deadline& deadline) {
+  if (part.spec) {
+    bool present = false;  // By a reload, or its predecessor is back.
+    threads_->RunOn(0, [&] { present = exports_->SpecOf(part.spec->name) != nullptr; });
+    if (present) opener_.Forget(*part.spec);
     if (present) return true;
-    const absl::Status status =
-        part.spec ? Open(*part.spec, deadline) : Listen(part.address, 0, kPatienceMinNs);
-    if (status.ok()) {
-      if (!part.spec) LOG_INFO("listening on ", addresses_.back());
-      return true;
-    }
-    if (status.message() != part.why) LOG_ERROR(status.message());
-    part.why = std::string(status.message());
-    return false;
-  });
+  }
+  const absl::Status status =
+      part.spec ? Open(*part.spec, deadline) : Listen(part.address, 0, kPatienceMinNs);
+  if (status.ok()) {
+    if (!part.spec) LOG_INFO("listening on ", addresses_.back());
+    return true;
+  }
+  if (status.message() != part.why) LOG_ERROR(status.message());
+  part.why = std::string(status.message());
+  return false;
 }
 
-bool ServerProcess::IsMissing(const ExportSpec& spec) const {
-  return std::any_of(missing_.begin(), missing_.end(),
-                     [&spec](const MissingPart& part) { return part.spec == spec; });
+bool ServerProcess::IsUnderWay(const MissingPart& part) const {
+  if (part.spec) return opener_.IsUnderWay(*part.spec);
+  const auto name = names_.find(part.address);
+  return name != names_.end() && name->second.IsUnderWay();
+}
+
+void ServerProcess::RetryMissing() {
+  const Deadline deadline = DeadlineIn(0, 0);
+  std::vector<MissingPart> parts = std::exchange(missing_, {});
+  std::vector<MissingPart> tried;
+  for (MissingPart& part : parts) {
+    if (MonotonicClock().NowNs() >= deadline.begin_ns && !IsUnderWay(part)) {
+      missing_.push_back(std::move(part));
+    } else if (!Retry(part, deadline)) {
+      tried.push_back(std::move(part));
+    }
+  }
+  std::move(tried.begin(), tried.end(), std::back_inserter(missing_));
 }
 
 absl::Status ServerProcess::Listen(const std::string& text, std::int64_t wait_ns,
@@ -300,18 +325,24 @@ void ServerProcess::ApplyRemovals(const ExportTable::Plan& plan) {
 // `instead` is tried if it fails.
 void ServerProcess::OpenAndAdd(const ExportSpec& spec, const ExportSpec* instead,
                                const Deadline& deadline) {
-  const bool known = opener_.IsUnderWay(spec);  // Not to answer.
-  absl::Status status = Open(spec, known ? DeadlineIn(0, 0) : deadline);
+  const absl::Status status = Open(spec, deadline);
   if (status.ok()) return;
   LOG_ERROR("reload: ", status.message());
-  if (instead != nullptr) {
-    const absl::Status restored = Open(*instead, deadline);
-    opener_.Forget(*instead);
-    if (restored.ok()) return opener_.Forget(spec);
-    LOG_ERROR("reload: ", restored.message());
+  if (instead == nullptr) return MissIfLate(spec, status);
+  const absl::Status restored = Open(*instead, deadline);
+  if (restored.ok()) return opener_.Forget(spec);
+  LOG_ERROR("reload: ", restored.message());
+  MissIfLate(spec, status);
+  MissIfLate(*instead, restored);  // Whichever of them is there first.
+}
+
+// What does not answer now, or was not begun, may be there later.
+void ServerProcess::MissIfLate(const ExportSpec& spec, const absl::Status& status) {
+  if (!opener_.IsUnderWay(spec) && !absl::IsUnavailable(status)) return;
+  if (std::any_of(missing_.begin(), missing_.end(),
+                  [&spec](const MissingPart& part) { return part.spec == spec; })) {
+    return;
   }
-  // What does not answer now may do so later.
-  if (!opener_.IsUnderWay(spec) || IsMissing(spec)) return;
   missing_.push_back({spec, "", std::string(status.message())});
 }
 

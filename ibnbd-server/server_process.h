@@ -50,7 +50,7 @@ class ServerProcess {
 
   // Exports and addresses that are not served yet.
   [[nodiscard]] std::size_t missing_count() const { return missing_.size(); }
-  // Tries them again, for at most a moment.
+  // Tries them again, for little more than a second: what it does not come to is first next time.
   void RetryMissing();
 
   // Reads the configuration file again.  An error changes nothing.
@@ -76,17 +76,21 @@ class ServerProcess {
   };
 
   ServerProcess(const Options& options, Settings settings);
-  // How long openings may take: each waits for locks and answers until then.
+  // How long openings may take: each waits for locks and answers until then, and after `begin_ns`
+  // none is begun any more.
   struct Deadline {
     std::int64_t locks_ns;
     std::int64_t answers_ns;
+    std::int64_t begin_ns;
   };
   static Deadline DeadlineIn(std::int64_t lock_wait_ns, std::int64_t patience_ns);
   absl::StatusOr<std::unique_ptr<rnbd::Backend>> OpenBackend(const ExportSpec& spec,
                                                              const Deadline& deadline);
   absl::Status Open(const ExportSpec& spec, const Deadline& deadline);
   void Add(const ExportSpec& spec, std::unique_ptr<rnbd::Backend> backend);
-  [[nodiscard]] bool IsMissing(const ExportSpec& spec) const;
+  bool Retry(MissingPart& part, const Deadline& deadline);
+  [[nodiscard]] bool IsUnderWay(const MissingPart& part) const;
+  void MissIfLate(const ExportSpec& spec, const absl::Status& status);
   absl::Status Miss(Missing missing, MissingPart part, const absl::Status& why);
   absl::StatusOr<Network*> NetworkFor(const std::string& scheme);
   absl::Status CreateServer(Network& network);

@@ -68,6 +68,7 @@ rename() { python3 -c "import os; os.rename('$work/$1', '$work/$2')"; } # ln and
 says() { wait_for 30 grep -q -- "$1" "$manager_log" || fail "nobody says \"$1\""; }
 count() { grep -c -- "$1" "$manager_log"; }
 more_than() { [ "$(count "$1")" -gt "$2" ]; }
+all_many() { [ "$(count "export n[0-9]*: file")" -ge 300 ]; }
 # fed WHEN: three times from now on.
 fed() { wait_for 30 more_than '^WATCHDOG=1' $(($(count '^WATCHDOG=1') + 2)) || fail "$1: the watchdog is not fed"; }
 # served NAME WHEN: a client opens and reads it.
@@ -135,6 +136,31 @@ served more "a lock hangs"
 rm "$work/hang"
 says "export first: file"
 served first "the lock is answered"
+
+# One that is to be another one, which fails, is back when its file system answers, though it does not at once.
+exports "$late" "$good" "first=$work/nowhere" "more=$work/more.img" >"$work/server.toml"
+: >"$work/hang"
+firsts=$(count "export first: file") reloads=$(count "reload: done") late_ones=$(count "reload: export first: .*does not answer")
+kill -HUP "$server_pid"
+wait_for 30 more_than "reload: done" "$reloads" || fail "no reload while what is restored hangs"
+says "reload: export first: .*No such file"
+more_than "reload: export first: .*does not answer" "$late_ones" || fail "what is restored does not hang"
+rm "$work/hang"
+wait_for 30 more_than "export first: file" "$firsts" || fail "an export that was healthy before a reload is lost"
+served first "the restored export's file system answers"
+
+# Hundreds that hang, at a reload and when they are tried again.
+mapfile -t many < <(seq -f "n%.0f=$work/place/vol.img" 300)
+exports "$good" "${many[@]}" >"$work/server.toml"
+: >"$work/hang"
+reloads=$(count "reload: done")
+kill -HUP "$server_pid"
+wait_for 30 more_than "reload: done" "$reloads" || fail "no reload with hundreds that hang"
+fed "hundreds hang"
+served good "hundreds hang"
+rm "$work/hang"
+wait_for 60 all_many || fail "of hundreds that hung not all are served: $(count "export n[0-9]*: file")"
+served n300 "the file system of hundreds answers"
 
 # A successor does not take over what it cannot look at.  (The kernel lets it end when its question is answered.)
 : >"$work/hang"
