@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 
+#include "ibnbd-server/bounded_call.h"
+
 namespace ibnbd {
 
 void FileSizeLook::Start() {
@@ -17,9 +19,13 @@ void FileSizeLook::Start() {
 void FileSizeLook::OnCqe(int result, std::uint32_t) {
   under_way_ = false;
   if (result == 0) (void)volume_->NoteSize(believed_, found_.stx_size);
-  if (released_) delete this;
+  if (!released_) return;
+  // We may be the last to hold the volume: closing it asks the file system, too.
+  (void)BoundedCall().Run([volume = std::move(volume_)] {}, 0);
+  delete this;
 }
 
+// Not the last: who has the queue that lets us go has its volume.
 void FileSizeLook::Release() {
   released_ = true;
   if (!under_way_) delete this;

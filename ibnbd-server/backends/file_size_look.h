@@ -36,7 +36,7 @@ class FileSizeLook final : public IoRingOp {
   }
   void Release();
 
-  const std::shared_ptr<Volume> volume_;
+  std::shared_ptr<Volume> volume_;  // Until the end.
   IoRing& ring_;
   struct statx found_ {};
   std::uint64_t believed_ = 0;
