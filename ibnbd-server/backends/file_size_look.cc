@@ -2,11 +2,12 @@
 #include "ibnbd-server/backends/file_size_look.h"
 
 #include <fcntl.h>
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/lsan_interface.h>
-#endif
 
 #include "ibnbd-server/bounded_call.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+extern "C" void __lsan_ignore_object(const void* object);  // <sanitizer/lsan_interface.h>
+#endif
 
 namespace ibnbd {
 
